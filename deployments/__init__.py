@@ -1,0 +1,1 @@
+"""When, where, for whom: makes a Prefect server equal to this repository."""
