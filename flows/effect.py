@@ -1,0 +1,186 @@
+"""@effect and @procedure: Prefect's task and flow as this house uses them, and the gates that keep secrets out of both.
+
+An effect keeps no result, is retried only when asking again may help (`Unreachable`), and raises nothing that holds a
+secret. A procedure that fails ends its run as Failed with one plain sentence. In break glass (`without_prefect`) both
+are plain functions: no server, no engine, the same order of steps.
+"""
+
+import functools
+import inspect
+import logging
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.deployments import run_deployment
+from prefect.states import Failed
+
+from blocks.errors import BlockError, Unreachable
+from flows.redact import hide
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DELAYS_SECONDS = (1.0, 2.0, 4.0)
+LOG = logging.getLogger("flows")
+_mode = {"plain": False}  # one process-wide switch: threads do not inherit context variables
+
+
+class NotDone(Exception):  # noqa: N818 - it is a sentence for people, not a defect
+    """What was asked for was not done; the message is the one sentence that says why and what to do."""
+
+
+class Hidden(Exception):  # noqa: N818 - stands for another exception
+    """Stands for a foreign exception whose own text or fields may hold a secret."""
+
+
+def plain() -> bool:
+    """Whether flows run as plain functions, without Prefect."""
+    return _mode["plain"]
+
+
+@contextmanager
+def without_prefect() -> Generator[None]:
+    """Break glass: within this context no effect and no procedure asks for a Prefect server."""
+    before, _mode["plain"] = _mode["plain"], True
+    try:
+        yield
+    finally:
+        _mode["plain"] = before
+
+
+class Effect(Task[P, R]):
+    """A Prefect task; in break glass the function itself, with the same retries."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it under Prefect's engine, or plainly."""
+        if not plain():
+            return cast("Any", super()).__call__(*args, **kwargs)
+        delays = list(cast("list[float]", self.retry_delay_seconds))[: self.retries]
+        for delay in delays:
+            try:
+                return self.fn(*args, **kwargs)
+            except Unreachable as error:
+                LOG.warning("%s: asking again in %s s", error, delay)
+                time.sleep(delay)  # the wait between two tries of one question: there is no event to await
+        return self.fn(*args, **kwargs)
+
+    def with_options(self, **options: Any) -> "Effect[P, R]":
+        """Prefect returns a plain Task here; keep the class."""
+        changed = cast("Any", super()).with_options(**options)
+        changed.__class__ = type(self)
+        return cast("Effect[P, R]", changed)
+
+
+class Procedure(Flow[P, R]):
+    """A Prefect flow; in break glass the function itself, its parameters checked as the UI's form would."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it under Prefect's engine, or plainly."""
+        if not plain():
+            return cast("Any", super()).__call__(*args, **kwargs)
+        given = dict(inspect.signature(self.fn).bind(*args, **kwargs).arguments)
+        return self.fn(**self.validate_parameters(given))  # type: ignore[call-arg]
+
+
+@overload
+def effect(function: Callable[P, R], /) -> Effect[P, R]: ...
+@overload
+def effect(*, name: str = ..., retries: int = ..., **options: Any) -> Callable[[Callable[P, R]], Effect[P, R]]: ...
+def effect(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """A task that asks or changes the world: asked again when nothing answered, no cache, no secret in its errors."""
+    if function is None:
+        return functools.partial(effect, **options)
+    defaults: dict[str, Any] = {
+        "cache_policy": NO_CACHE,
+        "persist_result": False,
+        "retries": len(DELAYS_SECONDS),
+        "retry_delay_seconds": list(DELAYS_SECONDS),
+        "retry_condition_fn": _worth_asking_again,
+    }
+    return Effect(_guarded(function), **(defaults | options))
+
+
+def procedure(**options: Any) -> Callable[[Callable[P, R]], Procedure[P, R]]:
+    """A flow that ends as Failed with one plain sentence when what was asked for was not done."""
+
+    def wrap(function: Callable[P, R]) -> Procedure[P, R]:
+        settings: dict[str, Any] = {"persist_result": False, "validate_parameters": True} | options
+        return Procedure(_sentenced(function), **settings)
+
+    return wrap
+
+
+def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -> str:
+    """Ask for another deployment's run; the same key again asks for nothing new. Returns a sentence for the report."""
+    if plain():
+        given = " ".join(f"--param {name}={value}" for name, value in parameters.items() if name != "stage")
+        command = f"python -m deployments run {flow} --stage {stage} {given}".rstrip()
+        return f"{flow} was not asked for, as no Prefect server is used here; do it with: {command}"
+    asked: Any = run_deployment(
+        f"{flow}/{stage}", parameters={"stage": stage, **parameters}, timeout=0, idempotency_key=key, as_subflow=False
+    )
+    return f"{flow} asked for: run {asked.name}"
+
+
+def _worth_asking_again(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), Unreachable)
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (BlockError, NotDone) as error:
+            raise type(error)(hide(str(error))) from None
+        except Hidden:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again, without what it may hold
+            LOG.debug("%s", hide(traceback.format_exc()))
+            raise Hidden(hide(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__) from None
+
+    return guarded
+
+
+def _sentenced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def sentenced(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - becomes the run's Failed state
+            if not isinstance(error, (BlockError, NotDone, ValueError)):
+                LOG.error("%s", hide(traceback.format_exc()))  # noqa: TRY400 - the text is hidden first
+            sentence = hide(str(error)) or type(error).__name__
+            if plain():
+                raise NotDone(sentence) from None
+            return Failed(message=sentence)
+
+    return sentenced
+
+
+class _Hide(logging.Filter):
+    """Hides known secrets in every record that passes a handler."""
+
+    shape = logging.Formatter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = hide(record.getMessage()), None
+        if record.exc_info and record.exc_info[0]:
+            record.exc_text = hide(self.shape.formatException(record.exc_info))
+        return True
+
+
+def _guard_logs() -> None:
+    names = ("", "prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra", "prefect.workers")
+    for handler in {handler for name in names for handler in logging.getLogger(name).handlers}:
+        if not any(isinstance(each, _Hide) for each in handler.filters):
+            handler.addFilter(_Hide())
+
+
+_guard_logs()
+LOG.setLevel(logging.INFO)

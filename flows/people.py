@@ -1,0 +1,161 @@
+"""What a person sees and answers: progress, reports, tables, approvals.
+
+Under Prefect these are artifacts and forms; in break glass the same texts on the terminal. Every text is redacted here:
+Prefect stores it in clear. This module decides nothing.
+"""
+
+import base64
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.effect import NotDone, plain
+from flows.redact import hide, hide_all
+
+LOG = logging.getLogger("flows.people")
+PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second is enough for eyes
+APPROVAL_SECONDS = 24 * 3600
+
+
+class Progress:
+    """A progress bar that people watch: fraction done, and a line in the log when the text says something new."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._shown, self._at = -1.0, 0.0
+        self._artifact: UUID | None = None
+        if not plain():
+            self._artifact = _uuid(create_progress_artifact(progress=0.0, key=_key(key), description=hide(description)))
+
+    def show(self, fraction: float, text: str) -> None:
+        """Show `fraction` (0 to 1) with its line of text, at most once a second but for the end."""
+        now = time.monotonic()
+        if fraction < 1 and now - self._at < PROGRESS_SECONDS:
+            return
+        self._at = now
+        LOG.info("%s", hide(text))
+        percent = round(100 * min(max(fraction, 0.0), 1.0), 1)
+        if self._artifact and percent != self._shown:
+            self._shown = percent
+            update_progress_artifact(self._artifact, progress=percent)
+
+
+def say(text: str) -> None:
+    """One line for the run's log, or the terminal."""
+    LOG.info("%s", hide(text))
+
+
+def report(key: str, markdown: str, description: str) -> None:
+    """A page for people: Markdown (charts as SVG data URIs), under a key that keeps its history."""
+    if plain():
+        LOG.info("%s\n%s", hide(description), hide(_without_images(markdown)))
+        return
+    create_markdown_artifact(key=_key(key), markdown=_hide_but_images(markdown), description=hide(description))
+
+
+def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table for people, a mapping a row."""
+    shown: Any = hide_all([dict(row) for row in rows])
+    if plain():
+        LOG.info(
+            "%s\n%s", hide(description), "\n".join(json.dumps(row, ensure_ascii=False, default=str) for row in shown)
+        )
+        return
+    create_table_artifact(key=_key(key), table=shown, description=hide(description))
+
+
+def rename_run(name: str) -> None:
+    """Give the running flow run the name of what it does, once that is known."""
+    if plain() or not flow_run.id:
+        return
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(str(flow_run.id)), name=hide(name))
+
+
+def run_key() -> str:
+    """What stays the same when this run is suspended and started again from its first line: the flow run's id."""
+    return str(flow_run.id) if not plain() and flow_run.id else f"break-glass-{time.time_ns():x}"
+
+
+class Approval(RunInput):
+    """The form a person answers; `database` has no initial value, so an empty answer is refused."""
+
+    database: str = Field(description="Type the name of the live database that is swapped out.")
+    plan: str = Field(description="Digest of the plan you approve, filled in; leave it as it is.")
+    approved_by: str = Field(description="Your name, for the record.")
+
+
+def approve(question: str, *, database: str, digest: str, yes: str | None = None) -> str:
+    """Ask a person to approve the plan with this digest by typing the database's name; returns who approved.
+
+    Under Prefect the run is suspended until the form is answered and starts again from its first line; in break glass
+    `yes` names who approved on the command line. Any other answer raises NotDone.
+    """
+    if plain():
+        if not yes:
+            raise NotDone(
+                f"the plan was not approved: look at it, then run the same command with --yes NAME ({digest[:12]})"
+            )
+        return yes
+    form: Any = Approval.with_initial_data(description=hide(question), plan=digest)
+    answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
+    if answer.database != database:
+        raise NotDone(f"the approval names {answer.database!r}, the live database is {database!r}: nothing was changed")
+    if answer.plan != digest:
+        raise NotDone("the world changed between the plan and its approval: nothing was changed; look at the new plan")
+    return answer.approved_by
+
+
+def chart(values: Sequence[tuple[str, float]], *, unit: str, width: int = 420, height: int = 120) -> str:
+    """A small bar chart as Markdown (an SVG data URI): one bar a value, the last one marked."""
+    top = max((value for _, value in values), default=0) or 1
+    step = width / max(len(values), 1)
+    bars = "".join(
+        f'<rect x="{i * step + 2:.1f}" y="{height - 20 - (height - 36) * v / top:.1f}" width="{max(step - 4, 2):.1f}" '
+        f'height="{max((height - 36) * v / top, 1):.1f}" fill="{"#2563eb" if i == len(values) - 1 else "#94a3b8"}">'
+        f"<title>{label}</title></rect>"
+        for i, (label, v) in enumerate(values)
+    )
+    text = (
+        f'<text x="2" y="12" font-family="sans-serif" font-size="11" fill="#475569">{unit}; highest {top:,.1f}</text>'
+    )
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{text}{bars}</svg>'
+    return f"![{unit}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def to_terminal() -> None:
+    """In break glass the log is the terminal: bare sentences on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.handlers, LOG.propagate = [handler], False
+
+
+def _key(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
+
+
+def _uuid(value: Any) -> UUID:
+    return UUID(str(value))
+
+
+def _without_images(markdown: str) -> str:
+    return "\n".join(line for line in markdown.splitlines() if not line.startswith("!["))
+
+
+def _hide_but_images(markdown: str) -> str:
+    return "\n".join(line if line.startswith("![") else hide(line) for line in markdown.splitlines())
