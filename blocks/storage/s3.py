@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -125,7 +125,7 @@ class S3Objects(Objects):
         """Every object; see Objects.list."""
         with _told(f"list {prefix or 'everything'}", "s3:ListBucket"):
             for entry in self._pages("list_objects_v2", prefix, "Contents"):
-                yield Entry(self._relative(entry["Key"]), entry["Size"], entry["LastModified"])
+                yield Entry(self._relative(entry["Key"]), entry["Size"], entry["LastModified"].astimezone(UTC))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete keys, 1000 a request. An answer of 200 can hold errors."""
@@ -142,7 +142,7 @@ class S3Objects(Objects):
         """Every multipart upload that is open; see Objects.uploads."""
         with _told("list unfinished uploads", "s3:ListBucketMultipartUploads"):
             for one in self._pages("list_multipart_uploads", prefix, "Uploads"):
-                yield Unfinished(self._relative(one["Key"]), one["UploadId"], one["Initiated"])
+                yield Unfinished(self._relative(one["Key"]), one["UploadId"], one["Initiated"].astimezone(UTC))
 
     def abort(self, unfinished: Unfinished) -> None:
         """Free the parts of an upload; see Objects.abort."""
@@ -182,9 +182,9 @@ class S3Objects(Objects):
             raise Refused(f"{key!r} is no key: it must be relative to the store's prefix")
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    def _pages(self, operation: Any, prefix: str, within: str) -> Iterator[Any]:
-        paginator: Any = self._s3.get_paginator(operation)
-        for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+    def _pages(self, operation: str, prefix: str, within: str) -> Iterator[Any]:
+        s3: Any = self._s3  # its types know a paginator only by a literal name
+        for page in s3.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
             yield from page.get(within, ())
 
     def _relative(self, key: str) -> str:

@@ -1,0 +1,1 @@
+"""The stage named local: real parts from wheels on this machine's loopback, no root, no Docker."""
