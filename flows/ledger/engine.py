@@ -1,0 +1,66 @@
+"""Where the ledger touches Prefect: a step is a task, a run has an id, the run of a dead holder is marked Crashed.
+
+Prefect is the engine and the window, never the memory. Outside a flow run all this is plain: reconcile's threads,
+a crash test's bare process.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from pydantic import JsonValue
+
+Act = Callable[[], JsonValue]
+
+
+def in_task(name: str, act: Act) -> JsonValue:
+    """Run one step as the task of that name where there is an engine (or break glass' retries), else as it is."""
+    if run_id() is None and not _plain():
+        return act()
+    return _task()(name, act)
+
+
+def run_id() -> UUID | None:
+    """The flow run that this is; importing Prefect only to hear that there is none would cost a second."""
+    context: Any = sys.modules.get("prefect.context")
+    run = context.FlowRunContext.get() if context else None
+    return run.flow_run.id if run and run.flow_run else None
+
+
+def mark_crashed(run: UUID) -> str | None:
+    """A run whose holder died shows RUNNING for ever, so it is marked Crashed; the sentence that says so."""
+    if _plain() or "prefect.context" not in sys.modules:
+        return None
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(run).state
+        except ObjectNotFound:
+            return None
+        if state is None or not state.is_running():
+            return None
+        client.set_flow_run_state(
+            run, Crashed(message="its process died; reconcile took its operation over"), force=True
+        )
+    return f"marked run {run} as crashed"
+
+
+def _plain() -> bool:
+    effect: Any = sys.modules.get("flows.effect")
+    return bool(effect and effect.plain())
+
+
+@cache
+def _task() -> Callable[[str, Act], JsonValue]:
+    from flows.effect import effect
+
+    @effect(task_run_name="{name}")
+    def step(name: str, act: Act) -> JsonValue:  # noqa: ARG001 - the task run is named by it
+        return act()
+
+    return step

@@ -1,0 +1,64 @@
+"""The ledger's tables: numbered files, each applied in one transaction, recorded, never changed once released."""
+
+from contextlib import closing
+from pathlib import Path
+
+from psycopg import Connection
+
+from blocks.errors import Refused
+from blocks.postgres.address import Address, said
+
+FILES = sorted((Path(__file__).parent / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
+LATEST = len(FILES)
+RECORD = """create schema if not exists ledger;
+    create table if not exists ledger.migration (version integer primary key, name text not null,
+        applied_at timestamptz not null default clock_timestamp())"""
+LOCK = "select pg_advisory_xact_lock(hashtextextended('shipkeeper migrate', 0))"
+
+
+def migrate(address: Address) -> str:
+    """Bring the ledger to this code's version; says what it did. Refused when a newer shipkeeper made it."""
+    with closing(address.connect(application_name="shipkeeper migrate")) as connection:
+        with said(f"preparing the ledger {address}"), connection.transaction():
+            connection.execute(LOCK)
+            connection.execute(RECORD)
+        applied = [file.stem for file in FILES if _apply(connection, address, file)]
+    if not applied:
+        return f"the ledger {address} is at version {LATEST}: nothing to do"
+    return f"the ledger {address} is now at version {LATEST}: applied {', '.join(applied)}"
+
+
+def version(address: Address) -> int:
+    """The version that the ledger is at; 0 when it was never migrated."""
+    with (
+        closing(address.connect(application_name="shipkeeper migrate")) as connection,
+        said(f"asking the ledger {address} for its version"),
+    ):
+        row = connection.execute("select to_regclass('ledger.migration') is not null").fetchone()
+        return _version(connection) if row and row[0] else 0
+
+
+def refuse_newer(address: Address, found: int) -> None:
+    """Code that does not know a ledger's rules must not write to it."""
+    if found > LATEST:
+        raise Refused(
+            f"the ledger {address} is at version {found}, this shipkeeper knows up to {LATEST}: run the newer one"
+        )
+
+
+def _apply(connection: Connection, address: Address, file: Path) -> bool:
+    number = int(file.stem[:4])
+    with said(f"applying {file.name} to the ledger {address}"), connection.transaction():
+        connection.execute(LOCK)
+        found = _version(connection)
+        refuse_newer(address, found)
+        if number <= found:
+            return False
+        connection.execute(file.read_bytes())
+        connection.execute("insert into ledger.migration (version, name) values (%s, %s)", [number, file.stem])
+        return True
+
+
+def _version(connection: Connection) -> int:
+    row = connection.execute("select coalesce(max(version), 0) from ledger.migration").fetchone()
+    return int(row[0]) if row else 0
