@@ -184,7 +184,8 @@ class _DirectoryUpload(Upload):
         except FileNotFoundError:
             raise Missing(f"the unfinished upload of {self._key} is gone: somebody aborted it") from None
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Leave nothing; see Upload.abort."""
         with _told(f"abort the upload of {self._key}"):
             with contextlib.suppress(OSError):  # a full disk is told at the write, not again at the close
                 self._file.close()

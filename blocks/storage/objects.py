@@ -158,6 +158,10 @@ class Upload(ABC):
             rest = rest[room:]
         return len(data)
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Leave nothing, also when nothing was begun; `with` does it after an exception."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -174,7 +178,7 @@ class Upload(ABC):
     def _abort_after(self, error: BaseException) -> None:
         self._filling = bytearray()
         try:
-            self._abort()
+            self.abort()
         except BlockError as again:  # what went wrong first is what counts; a sweep frees the rest
             error.add_note(f"and the unfinished upload of {self._key} could not be aborted: {again}")
 
@@ -185,10 +189,6 @@ class Upload(ABC):
     @abstractmethod
     def _finish(self, last: bytearray) -> Stored:
         """Store the last part (the only one, when no other was sent) and make the object appear."""
-
-    @abstractmethod
-    def _abort(self) -> None:
-        """Leave nothing; called also when nothing was begun."""
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ class _S3Upload(Upload):
             raise Garbled(f"{self._key} is not what was sent: the store answers with another sha256")
         return Stored(self._key, sum(part.bytes for part in parts), self._sha256.hexdigest(), parts)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Leave nothing; see Upload.abort."""
         self._threads.shutdown(cancel_futures=True)  # waits: a part that arrives after the abort would stay
         if self._id is not None:
             _abort(self._s3, self._named, self._id)
