@@ -185,7 +185,7 @@ AT_THE_DOOR: tuple[tuple[str, type[BlockError], str], ...] = (  # a failed log-i
     (r"permission denied for database", Refused, "the right CONNECT is missing on this database"),
     (r"not permitted to log in", Refused, "the right LOGIN is missing"),
     (
-        r"certificate verify failed|root certificate|does not match host name",
+        r"certificate verify failed|signature failure|root certificate|does not match host name",
         Refused,
         "the server's certificate is not trusted",
     ),
@@ -199,6 +199,7 @@ AT_THE_DOOR: tuple[tuple[str, type[BlockError], str], ...] = (  # a failed log-i
     ),
     (r"starting up|shutting down|recovery mode", Unreachable, "the server is starting or stopping"),
     (r"tenant|ENOTFOUND", Refused, "the pooler knows no such project: paused, wrong host, or a role without .<ref>"),
+    (r"invalid (sslmode|port|connection option)", Refused, "the address holds a value that libpq does not know"),
     (r"timeout|timed out", Unreachable, "nothing answered in time"),
     (r"could not translate host|resolve|Name or service", Unreachable, "the host's name is not known"),
     (r"refused|No such file|closed the connection|no route|unreachable", Unreachable, "nothing answers there"),

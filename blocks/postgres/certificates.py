@@ -4,6 +4,7 @@ The CA's key is never kept: a new certificate means a new CA.
 """
 
 import ipaddress
+import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from blocks.postgres.machine import write
 def certify(folder: Path) -> None:
     """A CA of this cluster's own and a certificate of it for localhost and 127.0.0.1; the CA's key is not kept."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    issuer = _named("shipkeeper local CA")
+    issuer = _named(f"shipkeeper local CA {secrets.token_hex(4)}")  # OpenSSL tells CAs apart by name
     ca = _certificate(issuer, issuer, ca_key).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )

@@ -148,8 +148,7 @@ class Cluster:
         machine.clear_dead(self.data)
         private(self.socket_folder)
         own(self.socket_folder)
-        log = self.folder / "log"
-        self._pg_ctl("start", "-l", str(log), wanted=f"to start Postgres in {self.folder}")
+        self._pg_ctl("start", "-l", "log", wanted=f"to start Postgres in {self.folder}")
 
     def stop(self) -> None:
         """Stops it, clients or not, and returns when it is gone; a scratch is cut off without a checkpoint."""
@@ -259,9 +258,8 @@ class Cluster:
         (self.data / "standby.signal").touch()
 
     def _pg_ctl(self, verb: str, *more: str, wanted: str) -> None:
-        call(
-            [self.tools.path("pg_ctl"), verb, "-s", "-w", "-t", "60", "-D", str(self.data), *more], wanted, self.folder
-        )
+        """With short names, in the folder: pg_ctl hands paths to a shell, and quotes them badly."""
+        call([self.tools.path("pg_ctl"), verb, "-s", "-w", "-t", "60", "-D", "data", *more], wanted, self.folder)
 
 
 # ---- scratches: gone afterwards, also when their owner was killed

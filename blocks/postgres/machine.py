@@ -57,7 +57,7 @@ def call(  # noqa: PLR0913 - what a program is given: words, input, environment,
     environment: dict[str, str] | None = None,
     limit_s: float = 120,
 ) -> None:
-    """Runs a program of Postgres; its words go to a file, as a pipe would stay open as long as the server."""
+    """Runs a program of Postgres, in `folder`; its words go to a file: a pipe would stay open as long as the server."""
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             [*as_user(), *command],
@@ -65,7 +65,7 @@ def call(  # noqa: PLR0913 - what a program is given: words, input, environment,
             stdout=words,
             stderr=words,
             env={**_clean(), **(environment or {})},
-            cwd="/",
+            cwd=folder or "/",
         )
         try:
             process.communicate(feed.encode(), timeout=limit_s)
@@ -123,6 +123,8 @@ def clear_dead(data: Path) -> None:
     """After a kill -9: children that outlive it hold its shared memory, and its pid file may name a stranger."""
     kill_all(data)
     (data / "postmaster.pid").unlink(missing_ok=True)
+    for left in socket_folder(data.parent).glob(".s.PGSQL.*"):  # the dead one may still be there as a zombie
+        left.unlink(missing_ok=True)
 
 
 def kill_all(data: Path) -> None:

@@ -47,7 +47,7 @@ def _make_template(tools: Tools, place: Path) -> None:
         data = Path(aside) / "made" / "data"
         data.parent.mkdir(mode=0o700)
         own(Path(aside))
-        call([tools.path("initdb"), *INITDB, "-D", str(data)], f"initdb of Postgres {tools.major}")
+        call([tools.path("initdb"), *INITDB, "-D", "data"], f"initdb of Postgres {tools.major}", data.parent)
         with (data / "postgresql.conf").open("a") as settings:
             settings.write("\ninclude 'shipkeeper.conf'\n")
         write(data.parent / "sum", _sum(data))
