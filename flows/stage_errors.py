@@ -108,9 +108,8 @@ def _line_of(path: Path, lines: dict[Path, int]) -> int:
 
 
 def _sentence(error: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
-    name = _shown(path)
-    if len(path) == 1 and isinstance(error["input"], dict):
-        name = f"[{name}]"
+    value: object = error["input"]
+    name = f"[{_shown(path)}]" if len(path) == 1 and _is_table(value) else _shown(path)
     match error["type"]:
         case "extra_forbidden":
             return f"{name} is not known{nearest(str(path[-1]), _known(model, path[:-1]))}"
@@ -118,9 +117,13 @@ def _sentence(error: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
             return f"{name} is missing"
         case "value_error":
             wanted = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
-            return f"{name} wants {wanted}{_found(error['input'])}"
+            return f"{name} wants {wanted}{_found(value)}"
         case _:
-            return f"{name} wants {_expected(error, path)}{_found(error['input'])}{_near_choice(error)}"
+            return f"{name} wants {_expected(error, path)}{_found(value)}{_near_choice(error)}"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _shown(path: Sequence[str | int]) -> str:
