@@ -1,0 +1,150 @@
+"""All that can be known about a stage without a Prefect server: from the repository, the environment, the systems.
+
+Nothing is changed. Every line is `ok`, `note` (somebody should know), or `problem` (what was promised cannot be kept).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect.blocks.core import Block
+
+from blocks.errors import BlockError, Missing
+from blocks.keys import RestoreKey
+from blocks.postgres.tools import tools_for
+from deployments.declared import DeclarationError, declared
+from deployments.encryption import warning
+from deployments.objectives import keeps_rpo
+from flows.effect import NotDone
+from flows.stage import Stage
+from flows.world import WantedBlock, World, wanted_blocks
+
+DURATIONS = 200  # the newest backups whose time counts
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line."""
+
+    verdict: str  # ok, note, problem
+    sentence: str
+
+
+def check(name: str, environ: Mapping[str, str], say: Callable[[str], None] = print) -> int:
+    """Say everything that was found; returns the number of problems."""
+    stage = Stage.named(name)
+    say(f"{'ok':<9}stage {name} reads: {stage.service.name}, database {stage.database.name}")
+    problems = 0
+    for finding in findings(stage, environ):
+        problems += finding.verdict == "problem"
+        say(f"{finding.verdict:<9}{finding.sentence}")
+    return problems
+
+
+def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Everything, in the order in which a person would mend it."""
+    yield _file(stage)
+    wanted = wanted_blocks(stage, environ)
+    for each in wanted:
+        yield from _block(each)
+    yield from _tools(stage, environ)
+    yield from _keys(stage, environ)
+    yield from _one_worker(environ)
+    yield from _objectives(stage, environ)
+    if told := warning(environ):
+        yield Finding("note", told)
+
+
+def _file(stage: Stage) -> Finding:
+    try:
+        found = declared(stage.name)
+    except DeclarationError as error:
+        return Finding("problem", str(error))
+    return Finding("ok", f"prefect.yaml declares {len(found)} deployments of {stage.name}")
+
+
+def _block(wanted: WantedBlock) -> Iterator[Finding]:
+    what = f"{wanted.block.get_block_type_name()} {wanted.name}"
+    if wanted.missing:
+        unset = f"{what}: {', '.join(wanted.missing)} not set here"
+        yield Finding("note", f"{unset}, and it may be left out") if wanted.optional else Finding("problem", unset)
+        return
+    try:
+        yield Finding("ok", f"{what}: {_answer(wanted.build())}")
+    except Missing as error:
+        elsewhere = wanted.block is RestoreKey  # only the hosts that restore hold it
+        yield Finding("note" if elsewhere else "problem", f"{what}: {error}")
+    except (BlockError, NotDone, ValueError, OSError) as error:
+        yield Finding("problem", f"{what}: {error}")
+
+
+def _answer(block: Block) -> str:
+    ask: Callable[[], str] | None = getattr(block, "check", None)
+    return ask() if ask else "configured"
+
+
+def _tools(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if not environ.get("DATABASE_URL"):
+        return
+    try:
+        address = World(stage, environ).database.address()
+        with address.connect() as connection:
+            major = connection.info.server_version // 10000
+        tools = tools_for(major, address.bin_dir)
+        yield Finding("ok", f"the server is Postgres {major}, its tools are of {tools.major}, in {tools.bin}")
+    except BlockError as error:
+        yield Finding("problem", f"tools: {error}")
+
+
+def _keys(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    recipients = [each for each in environ.get("BACKUP_RECIPIENTS", "").split(",") if each.strip()]
+    if len(recipients) == 1:
+        yield Finding("note", "one recipient alone: when its identity is lost, no backup opens; add an escrow's")
+    if any(not each.missing and each.name == stage.name for each in wanted_blocks(stage, environ)):
+        yield from _pins(stage, environ)
+
+
+def _pins(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if not environ.get("BACKUP_RECIPIENTS"):
+        return
+    try:
+        World(stage, environ).keys  # noqa: B018 - compares the block's keys with those that the TOML pins
+    except (BlockError, NotDone, ValueError) as error:
+        yield Finding("problem", str(error))
+        return
+    pinned = bool(stage.keys.recipients and stage.keys.verifying_keys)
+    yield (
+        Finding("ok", f"the keys are those that {stage.name}.toml pins")
+        if pinned
+        else Finding(
+            "note",
+            f"{stage.name}.toml does not pin recipients and verifying keys: whoever writes blocks can replace both",
+        )
+    )
+
+
+def _one_worker(environ: Mapping[str, str]) -> Iterator[Finding]:
+    identity = environ.get("RESTORE_IDENTITY_FILE", "")
+    if identity and Path(identity).exists() and environ.get("BACKUP_SIGNING_KEY"):
+        yield Finding(
+            "note",
+            "this host holds the identity that opens every backup: a worker here that also serves queue default costs"
+            " that separation, whoever takes it over reads all backups; give queue restore a host of its own",
+        )
+
+
+def _objectives(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    try:
+        crons = [each.cron for one in declared(stage.name) if one.flow == "backup" for each in one.schedules]
+    except DeclarationError:
+        return
+    durations = []
+    if environ.get("LEDGER_URL"):
+        try:
+            backups = World(stage, environ).ledger.backups()
+            durations = [each.finished - each.started for each in backups if each.state == "complete" and each.finished]
+        except BlockError as error:
+            yield Finding("note", f"how long backups take is not known: {error}")
+    verdict = keeps_rpo(crons, durations[-DURATIONS:], stage.objectives.rpo, datetime.now(UTC))
+    yield Finding("ok" if verdict.go else "problem", verdict.reason)
