@@ -108,9 +108,9 @@ class PostgresServer(Block):
             tools = tools_for(major, self.bin_dir)
             unreadable = [str(row[0]) for row in connection.execute(UNREADABLE)]
             facts = _row(connection, "select current_setting('server_version'), current_user, pg_is_in_recovery()")
+            tls = "with TLS" if connection.info.pgconn.ssl_in_use else "without TLS"
         version, role, standby = facts
         kind = "a standby of Postgres" if standby else "Postgres"
-        tls = "with TLS" if connection.info.pgconn.ssl_in_use else "without TLS"
         answer = f"{address} answers as {role} {tls}: {kind} {version}, dumped with pg_dump {tools.major}"
         return answer + _lacking(str(role), unreadable)
 

@@ -1,0 +1,213 @@
+import re
+import socket
+import struct
+import threading
+from collections.abc import Generator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from prefect.testing.utilities import prefect_test_harness
+from pydantic import SecretStr, ValidationError
+
+from blocks.errors import Missing, Refused, Unreachable
+from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster, free_port
+from blocks.postgres.server import PostgresServer, refuse_pooler
+from blocks.postgres.tools import server_tools
+from tests.parts.postgres import PASSWORD
+
+
+class TestTheBlock(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return PostgresServer
+
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        """Prefect's own fetches it from the net."""
+        assert str(getattr(block, "_logo_url", None)).startswith("https://")
+
+
+def server(address: Address, **more: object) -> PostgresServer:
+    fields = {"host": address.host, "port": address.port, "user": address.user, "database": address.database}
+    return PostgresServer.model_validate({**fields, "password": SecretStr(address.password), **more})
+
+
+def test_the_check_says_who_answers_and_which_tools_fit(database: Address) -> None:
+    assert re.fullmatch(
+        rf"{database.database} at 127.0.0.1:\d+ answers as postgres without TLS: Postgres 17.\d+, "
+        r"dumped with pg_dump 17; it reads every table\.",
+        server(database).check(),
+    )
+
+
+def test_the_check_of_an_older_server_names_its_own_pg_dump(database15: Address) -> None:
+    assert "dumped with pg_dump 15" in server(database15).check()
+
+
+def test_the_check_names_what_a_backup_could_not_read_and_the_remedy(database: Address) -> None:
+    with database.connect() as connection:
+        connection.execute(
+            "create table public.a (id serial); create table public.b (); create schema closed; "
+            "create table closed.c (); drop role if exists keeper; create role keeper login password 'k'"
+        )
+    sentence = server(database, user="keeper", password="k").check()
+    assert sentence.endswith(
+        "; it may not read closed.c, public.a, public.a_id_seq and 1 more: "
+        "grant pg_read_all_data to keeper, or leave them out."
+    )
+    with database.connect() as connection:
+        connection.execute("grant pg_read_all_data to keeper")
+    assert server(database, user="keeper", password="k").check().endswith("; it reads every table.")
+
+
+def test_the_check_fails_on_a_wrong_password_an_absent_database_and_a_closed_port(database: Address) -> None:
+    with pytest.raises(Refused, match="role or password are wrong"):
+        server(database, password="canary").check()
+    with pytest.raises(Missing):
+        server(database, database="nowhere").check()
+    with pytest.raises(Unreachable):
+        server(database, port=free_port()).check()
+
+
+def test_the_check_fails_where_no_pg_dump_fits(database: Address, tmp_path: Path) -> None:
+    for name in ("pg_dump", "pg_restore", "psql"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'x (PostgreSQL) 16.1'\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(Refused, match=r"server is 17, the newest pg_dump in .* is 16"):
+        server(database, bin_dir=str(tmp_path)).check()
+
+
+def test_a_ca_as_text_is_enough_for_verify_full(tmp_path: Path) -> None:
+    cluster = Cluster.create(tmp_path / "c", server_tools(17), port=free_port(), tls=True)
+    cluster.start()
+    try:
+        block = server(cluster.address(), ca=cluster.ca.read_text())
+        assert block.address().sslmode == "verify-full"
+        assert Path(block.address().sslrootcert).stat().st_mode & 0o077 == 0
+        assert "answers as postgres with TLS" in block.check()
+        other = Cluster.create(tmp_path / "o", server_tools(17), port=free_port(), tls=True)
+        with pytest.raises(Refused, match="certificate is not trusted"):
+            server(cluster.address(), ca=other.ca.read_text()).check()
+    finally:
+        cluster.stop()
+
+
+def test_a_url_is_another_way_to_say_the_same() -> None:
+    block = PostgresServer(url=SecretStr("postgresql://keeper:p%20w@db.example:6000/app?sslmode=require"))
+    assert block.address() == Address("db.example", 6000, "keeper", "p w", "app", "require")
+
+
+@pytest.mark.parametrize("fields", [{}, {"url": "postgresql://u:canary@h/d", "host": "h"}])
+def test_a_url_or_a_host_is_wanted_and_not_both(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="give either url or host"):
+        PostgresServer.model_validate(fields)
+
+
+def test_no_repr_holds_the_password_or_the_url(database: Address) -> None:
+    blocks = [server(database), PostgresServer(url=SecretStr("postgresql://u:canary@h/d"))]
+    assert PASSWORD not in repr(blocks)
+    assert "canary" not in f"{blocks!r} {blocks[1].model_dump()}"
+
+
+@pytest.mark.timeout(120)
+def test_the_documented_example_runs(database: Address, capsys: pytest.CaptureFixture[str]) -> None:
+    example = PostgresServer.get_code_example()
+    assert example
+    with prefect_test_harness(server_startup_timeout=90):
+        server(database).save("example")
+        exec(re.sub(r"```(python)?", "", example).replace("BLOCK_NAME", "example"), {})  # noqa: S102 - that it runs is the test
+    assert "it reads every table" in capsys.readouterr().out
+
+
+# ---- poolers: a relay that hands backends out as a pooler does
+
+
+class Pooler:
+    """Four backends for all clients: by the transaction, as port 6543 does, or for as long as a client stays."""
+
+    def __init__(self, address: Address, *, by_transaction: bool) -> None:
+        self.address, self.by_transaction = address, by_transaction
+        self.free = [self._backend() for _ in range(4)]
+        self.backends = list(self.free)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def way_in(self) -> Address:
+        return Address("127.0.0.1", self.listener.getsockname()[1], "pooled", "", self.address.database, "disable")
+
+    def close(self) -> None:
+        for each in (self.listener, *self.backends):
+            each.close()
+
+    def _backend(self) -> socket.socket:
+        backend = socket.socket(socket.AF_UNIX)
+        backend.connect(f"{self.address.host}/.s.PGSQL.{self.address.port}")
+        words = f"user\0pooled\0database\0{self.address.database}\0client_encoding\0utf8\0\0".encode()
+        backend.sendall(struct.pack("!ii", len(words) + 8, 196608) + words)
+        _until_ready(backend, b"")
+        return backend
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.recv(9999)
+        client.sendall(_message(b"R", struct.pack("!i", 0)) + _parameters())
+        client.sendall(_message(b"K", struct.pack("!ii", 4_000_000, 7)) + _message(b"Z", b"I"))
+        held: socket.socket | None = None
+        with closing(client):
+            while (asked := client.recv(9999)) and asked[:1] != b"X":
+                held = held or self.free.pop()
+                held.sendall(asked)
+                answer = _until_ready(held, b"")
+                client.sendall(answer)
+                if answer[-1:] == b"I" and self.by_transaction:
+                    self.free.append(held)
+                    held = None
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!i", len(body) + 4) + body
+
+
+def _parameters() -> bytes:
+    known = {"server_version": "17.0", "client_encoding": "UTF8", "standard_conforming_strings": "on"}
+    return b"".join(_message(b"S", f"{key}\0{value}\0".encode()) for key, value in known.items())
+
+
+def _until_ready(backend: socket.socket, answer: bytes) -> bytes:
+    while answer[-6:-1] != b"Z\0\0\0\x05":
+        more = backend.recv(9999)
+        assert more
+        answer += more
+    return answer
+
+
+@pytest.fixture
+def socket_database(tmp_path: Path) -> Generator[Address]:
+    cluster = Cluster.create(tmp_path / "c", server_tools(17), scratch=True)
+    cluster.start()
+    with cluster.address().connect() as connection:
+        connection.execute("create role pooled login")
+    yield cluster.address()
+    cluster.stop()
+
+
+def test_a_transaction_pooler_is_refused_before_any_set_is_sent(socket_database: Address) -> None:
+    with closing(Pooler(socket_database, by_transaction=True)) as pooler:
+        expected = r"port \d+ is a transaction pooler's, .* use the direct or the session port"
+        with pytest.raises(Refused, match=expected):
+            server(pooler.way_in(), sslmode="disable").check()
+
+
+def test_a_session_pooler_and_a_direct_port_are_let_pass(socket_database: Address) -> None:
+    with closing(Pooler(socket_database, by_transaction=False)) as pooler:
+        for address in (pooler.way_in(), socket_database):
+            with address.open() as connection:
+                refuse_pooler(connection)
