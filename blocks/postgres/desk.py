@@ -1,0 +1,228 @@
+"""What a worker works with: its orders, the store, one pinned connection, the tools it started, the count of bytes.
+
+Every tool started here is known until it ended, so that a worker that must leave ends them all. A tool's end of file
+says nothing: only its exit code does, and its error is told by its first line, without detail, as that may hold values.
+"""
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import psycopg
+
+from blocks.errors import Refused, Unreachable
+from blocks.postgres.address import Address, said
+from blocks.postgres.pins import literal, pin, run
+from blocks.storage.objects import PART_BYTES, Objects, place_from_json
+from blocks.stream import PIECE, Facts, pack, process_pieces, unpack
+
+SMALL_BYTES = 1 << 20
+_TELL_EVERY_S = 0.5
+_MOST_PARTS = 9000
+_PSQL_LOST_ITS_CONNECTION = 2
+_ERROR_BYTES = 4096
+
+
+class StoreSilent(Unreachable):
+    """The store did not answer: the object may be tried again while the snapshot is held."""
+
+
+class Desk:
+    """One worker's means."""
+
+    def __init__(self, orders: Mapping[str, Any], moved: Callable[[int], None]) -> None:
+        self.orders = orders
+        self.address = Address.from_json(orders["address"])
+        self.prefix = str(orders["prefix"])
+        self.pinned: Mapping[str, str] = orders["pinned"]
+        self._moved = _Moved(moved)
+        self._tools: set[subprocess.Popen[bytes]] = set()
+        self._leaving = threading.Event()
+
+    @cached_property
+    def objects(self) -> Objects:
+        """The store."""
+        return place_from_json(self.orders["place"]).open()
+
+    @cached_property
+    def connection(self) -> psycopg.Connection:
+        """A pinned connection for what is too small for a tool of its own; in the snapshot, where there is one."""
+        connection = self.address.connect(application_name=self.orders["application_name"])
+        with said(f"pinning a session on {self.address}"):
+            pin(connection, self.pinned)
+            for statement in self.entering_snapshot():
+                run(connection, statement)
+        return connection
+
+    def entering_snapshot(self) -> list[str]:
+        """The statements that make a session a reader of the snapshot; none without one."""
+        if not (snapshot := self.orders.get("snapshot")):
+            return []
+        return ["begin isolation level repeatable read read only", f"set transaction snapshot {literal(snapshot)}"]
+
+    # ---- the store
+
+    def store(self, key: str, pieces: Iterator[bytes], *, estimate_bytes: int = 0) -> dict[str, Any]:
+        """Pack pieces into the object key; gives what the manifest says of it."""
+        source = _Source(pieces, self._moved)
+        orders = self.orders
+        upload = self.objects.upload(
+            self.prefix + key,
+            part_bytes=part_bytes(estimate_bytes),
+            metadata=orders["metadata"],
+            storage_class=orders["storage_class"],
+        )
+        try:
+            with upload as sink:
+                facts = pack(iter(source), sink, orders["recipients"], level=orders["level"])
+        except Unreachable as error:
+            if error is source.failure:
+                raise
+            raise StoreSilent(str(error)) from None
+        stored = sink.stored
+        return {
+            "key": key,
+            "bytes": stored.bytes,
+            "sha256": stored.sha256,
+            "parts": [{"bytes": part.bytes, "sha256": part.sha256} for part in stored.parts],
+            **facts_json(facts),
+        }
+
+    def fetch(self, key: str, write: Callable[[bytes], object], sha256: str) -> Facts:
+        """Unpack the object key into write; what it got is tentative until this returned."""
+
+        def counted(piece: bytes) -> None:
+            self._moved.add(len(piece))
+            write(piece)
+
+        return unpack(self.objects.read(self.prefix + key), counted, self.orders["identities"], sha256=sha256)
+
+    # ---- the tools
+
+    def tool_pieces(self, what: str, arguments: Sequence[str]) -> Iterator[bytes]:
+        """A tool's output; `what` names it in an error, `arguments` begin with its name (pg_dump, psql ...)."""
+        with self.tool(what, arguments, stdout=subprocess.PIPE) as (process, errors):
+            try:
+                yield from process_pieces(process, what)
+            except Refused as error:
+                raise tool_error(what, process.returncode, errors) or error from None
+
+    def run_tool(self, what: str, arguments: Sequence[str], *, keep_open: Sequence[int] = (), **environ: str) -> None:
+        """Run a tool to its end; Refused or Unreachable unless that is 0."""
+        with self.tool(what, arguments, keep_open=keep_open, **environ) as (process, errors):
+            if process.wait():
+                raise tool_error(what, process.returncode, errors)
+
+    @contextmanager
+    def tool(
+        self, what: str, arguments: Sequence[str], *, keep_open: Sequence[int] = (), **more: Any
+    ) -> Generator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+        """A running tool and the file of its errors; it has ended when the block is left."""
+        pipes = {name: more.pop(name) for name in ("stdin", "stdout") if name in more}
+        if self._leaving.is_set():
+            raise Unreachable(f"{what} is not started: this worker's parent is gone")
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [str(Path(self.orders["bin"]) / arguments[0]), *arguments[1:]],
+                env=self._environ(more),
+                bufsize=0,
+                stderr=errors,
+                pass_fds=keep_open,
+                **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes},
+            )
+            self._tools.add(process)
+            try:
+                yield process, errors
+            finally:
+                _end(process)
+                self._tools.discard(process)
+
+    def end_tools(self) -> None:
+        """End what a job left running; a job that ended well left nothing."""
+        for process in list(self._tools):
+            _end(process)
+
+    def leave(self) -> None:
+        """End the tools now, and start none any more: what reads from them fails, and its upload is aborted."""
+        self._leaving.set()
+        for process in list(self._tools):
+            process.kill()
+
+    def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
+        name = self.orders["application_name"]
+        return {**os.environ, **self.address.environ(), "PGAPPNAME": name, "LC_MESSAGES": "C", **more}
+
+
+def part_bytes(estimate_bytes: int) -> int:
+    """The part size that keeps an object of twice the estimate under the store's 10 000 parts, in whole MiB."""
+    wanted = -(-2 * estimate_bytes // _MOST_PARTS)
+    return max(PART_BYTES, -(-wanted // PIECE) * PIECE)
+
+
+def facts_json(facts: Facts) -> dict[str, Any]:
+    """Facts as a line on the pipe."""
+    return {"rows": facts.rows, "xxh3_128": facts.xxh3_128, "plain_bytes": facts.plain_bytes}
+
+
+def coalesced(pieces: Iterator[bytes | memoryview | bytearray]) -> Iterator[bytes]:
+    """Pieces of about 1 MiB: psycopg hands out one a row."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= PIECE:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+class _Source:
+    """Pieces on their way, counted; what they raise is kept, to tell a failed producer from a failed store."""
+
+    def __init__(self, pieces: Iterator[bytes], moved: "_Moved") -> None:
+        self._pieces, self._moved = pieces, moved
+        self.failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for piece in self._pieces:
+                self._moved.add(len(piece))
+                yield piece
+        except BaseException as error:
+            self.failure = error
+            raise
+
+
+class _Moved:
+    """Tells how many plain bytes went by, now and then."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell, self._untold, self._told_at = tell, 0, time.monotonic()
+
+    def add(self, size: int) -> None:
+        self._untold += size
+        if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+            self._tell(self._untold)
+            self._untold, self._told_at = 0, time.monotonic()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def tool_error(what: str, code: int, errors: IO[bytes]) -> Refused | Unreachable:
+    """A connection that broke or a tool that was killed may come right; anything else the tool said itself."""
+    errors.seek(0)
+    told = [line for line in errors.read(_ERROR_BYTES).decode(errors="replace").splitlines() if "rror: " in line]
+    sentence = told[0].split("rror: ", 1)[1][:300] if told else f"it ended with {code} and said nothing"
+    lost = code < 0 or code == _PSQL_LOST_ITS_CONNECTION or "onnection" in sentence or "terminating" in sentence
+    return (Unreachable if lost else Refused)(f"{what} failed: {sentence}")
