@@ -73,7 +73,7 @@ class Entry:
 
 
 class Ledger:
-    """One ledger as this process uses it; `world` is handed to every Setting, its `stage.faults` allows fault points."""
+    """One ledger as this process uses it; `world` is handed to Settings, its `stage.faults` allows fault points."""
 
     def __init__(  # noqa: PLR0913 - the settings of a stage
         self,
@@ -88,6 +88,7 @@ class Ledger:
     ) -> None:
         """`expendable`: a taker on this host may kill this process (default: when a worker started it for one run)."""
         self.address = address
+        self.world = world
         lease_s = lease.total_seconds()
         self._wait_s = wait_limit.total_seconds() if when_busy == "wait" else 0.0
         self._line = Line(address, lease_s)

@@ -68,7 +68,8 @@ class Hands:
     def take(self, row: Row, parent: Operation | None = None) -> Operation | None:
         """The operation of a dead holder under a new token, his traces ended; None when another was quicker."""
         line, name, sent_at = Line(self.address, self.lease_s), holder.me(expendable=self.expendable), boottime()
-        values = [name, run_id(), row["id"], row["token"], row["expires_at"]]
+        leases = [self.lease_s, self.lease_s]  # the taker's own: it renews to that beat
+        values = [name, *leases, run_id(), row["id"], row["token"], row["expires_at"]]
         taken = line.ask(TAKE_OVER, values, patience_s=self.lease_s)
         if not taken:
             return None

@@ -50,6 +50,9 @@ class Line:
         with self._one:
             self._drop()
 
+    def __del__(self) -> None:
+        self._drop()  # nobody can ask over it any more
+
     def _asked(self, statement: LiteralString, values: Sequence[Any]) -> list[DictRow]:
         try:
             connection = self._connection or self._connect()

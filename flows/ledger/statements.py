@@ -34,7 +34,7 @@ HOLDING = """select o.*, h.scope, clock_timestamp() as now
 RENEW = """update ledger.operation set expires_at = clock_timestamp() + lease_s * interval '1 s'
     where id = %s and token = %s and ended_at is null returning stop_asked"""
 TAKE_OVER = """update ledger.operation set token = nextval('ledger.token'), holder = %s, attempts = attempts + 1,
-    tried_at = clock_timestamp(), expires_at = clock_timestamp() + lease_s * interval '1 s',
+    tried_at = clock_timestamp(), lease_s = %s, expires_at = clock_timestamp() + %s * interval '1 s',
     prefect_run = coalesce(%s, prefect_run)
     where id = %s and token = %s and expires_at = %s and ended_at is null and (expires_at < clock_timestamp()
         or expires_at > clock_timestamp() + 2 * lease_s * interval '1 s') returning *"""
