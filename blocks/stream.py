@@ -29,6 +29,7 @@ from blocks.errors import Garbled, Refused
 PIECE = 1 << 20
 _QUEUED_PIECES = 4
 _STOP_WAIT_S = 10.0
+_FEED = 512
 _KEY_BYTES = 32  # Ed25519's, private and public
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ: Linux only, and absent from some builds of Python
 
@@ -89,7 +90,7 @@ def unpack(
     return plain.finish()
 
 
-def process_pieces(process: subprocess.Popen[bytes], what: str) -> Iterator[bytes]:
+def process_pieces(process: subprocess.Popen[bytes], what: str) -> Generator[bytes]:
     """The output of process (started with bufsize=0 and stdout=PIPE) in pieces of 1 MiB; Refused unless it ends with 0.
 
     Its end of file says nothing: a killed process has a clean one. Left early, the process is killed.
@@ -273,22 +274,23 @@ class _Gatherer:
 
 
 class _Decompressor:
-    """The file that age writes plain zstd into. It demands one whole frame and nothing behind it.
+    """The file that age writes zstd into. It demands one whole frame and nothing behind it, and keeps what fails.
 
-    zstandard's stream_reader would take a frame without its last byte for a whole one.
+    zstandard's stream_reader would take a frame without its last byte for a whole one. A block of 4 bytes can stand for
+    128 KiB of equal ones: bytes go in a few at a time, so that at most 16 MiB come out at once.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._count = _Count()
-        self._plain = _Gatherer(write)
+        self._write = write
+        self._plain = _Gatherer(self._counted)
         self.failure: BaseException | None = None
 
     def write(self, data: bytes, /) -> int:
         try:
-            plain = self._decompressed(data)
-            self._count.add(plain)
-            self._plain.write(plain)
+            for at in range(0, len(data), _FEED):
+                self._plain.write(self._decompressed(data[at : at + _FEED]))
         except BaseException as error:
             self.failure = error
             raise
@@ -300,13 +302,17 @@ class _Decompressor:
         self._plain.flush()
         return self._count.facts()
 
+    def _counted(self, piece: bytes) -> None:
+        self._count.add(piece)
+        self._write(piece)
+
     def _decompressed(self, data: bytes) -> bytes:
         ended = self._frame.eof
         try:
             plain = b"" if ended else self._frame.decompress(data)
         except zstandard.ZstdError as error:
             raise Garbled(f"the compressed stream is damaged: {error}") from None
-        if (ended and data) or self._frame.unused_data:
+        if ended or self._frame.unused_data:
             raise Garbled("the compressed stream goes on behind the end of its zstd frame")
         return plain
 

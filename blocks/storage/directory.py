@@ -40,6 +40,7 @@ _ANSWER_IS_NO = {
     errno.EPERM: "this user lacks the right",
     errno.EROFS: "the file system is read-only",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EEXIST: "a file is where a folder must be",
     errno.ENOTDIR: "a file is where a folder must be",
     errno.EISDIR: "a folder is where a file must be",
     errno.EFBIG: "the file would be too big",

@@ -29,6 +29,9 @@ from botocore.exceptions import (
     PartialCredentialsError,
     SSLError,
 )
+from botocore.exceptions import (
+    ConnectionError as NoConnectionError,
+)
 
 from blocks.errors import BlockError, Garbled, Missing, Refused, Unreachable
 from blocks.storage.objects import (
@@ -349,7 +352,7 @@ def _told(doing: str, right: str) -> Generator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise Refused(f"could not {doing}: the store's certificate is not trusted; name its CA") from None
         raise Unreachable(f"could not {doing}: TLS broke off") from None
-    except (HTTPClientError, IncompleteReadError) as error:
+    except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise Unreachable(f"could not {doing}: the store does not answer ({type(error).__name__})") from None
     except (BotoCoreError, ValueError) as error:  # wrong settings: boto3's text may hold an address
         raise Refused(f"could not {doing}: boto3 takes these settings for wrong ({type(error).__name__})") from None
