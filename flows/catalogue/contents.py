@@ -43,6 +43,12 @@ class Paper(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
+    @model_serializer(mode="wrap")
+    def _without_what_it_has_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out optional fields that are empty; a required one that is null is written as null."""
+        optional = {name for name, field in type(self).model_fields.items() if not field.is_required()}
+        return {name: value for name, value in write(self).items() if value is not None or name not in optional}
+
 
 class Part(Paper):
     """One part of an upload, as the store counted it."""
@@ -64,10 +70,6 @@ class StoredObject(Paper):
     plain_bytes: Count
     parts: tuple[Part, ...] = ()
 
-    @model_serializer(mode="wrap")
-    def _without_what_it_has_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None}
-
 
 class ManifestTable(Paper):
     """A table whose rows are in the backup; `columns` are those that COPY wrote, generated ones left out."""
@@ -77,6 +79,7 @@ class ManifestTable(Paper):
     columns: tuple[str, ...]
     key: tuple[str, ...]
     persistence: Literal["p", "u"]
+    condition: str | None = None  # of an extension's configuration table: the WHERE clause of its own rows
 
 
 class ManifestExcluded(Paper):
@@ -133,6 +136,8 @@ class DatabaseFacts(Paper):
     provider: str
     collation_version: str | None
     size_bytes: Count
+    locale: str | None = None  # of the providers icu and builtin
+    icu_rules: str | None = None
 
 
 class SnapshotFacts(Paper):

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from flows.records import parse_id
+from flows.stage import Stage
 
 MANIFEST = "manifest.json"
 Role = Literal["schema", "globals", "catalogue", "blobs", "provider", "data"]
@@ -73,6 +74,11 @@ class Home:
         if not key.startswith(self.folder) or not slash or not _is_id(backup) or not _is_ours(name):
             return None
         return backup
+
+
+def home_of(stage: Stage) -> Home:
+    """Where the backups of a stage's database lie."""
+    return Home(stage.name, stage.service.name, stage.database.name)
 
 
 @dataclass(frozen=True)
