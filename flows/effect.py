@@ -8,26 +8,30 @@ are plain functions: no server, no engine, the same order of steps.
 import functools
 import inspect
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.deployments import run_deployment
+from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from blocks.errors import BlockError, Unreachable
 from flows.redact import hide
+from flows.stage import STAGES, Stage, StageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 DELAYS_SECONDS = (1.0, 2.0, 4.0)
 LOG = logging.getLogger("flows")
-_mode = {"plain": False}  # one process-wide switch: threads do not inherit context variables
 
 
 class NotDone(Exception):  # noqa: N818 - it is a sentence for people, not a defect
@@ -38,19 +42,35 @@ class Hidden(Exception):  # noqa: N818 - stands for another exception
     """Stands for a foreign exception whose own text or fields may hold a secret."""
 
 
+@dataclass(frozen=True)
+class BreakGlass:
+    """How flows run without Prefect: `alone` also without a ledger, `yes` names who approved on the command line."""
+
+    alone: bool = False
+    yes: str = ""
+
+
+_glass: list[BreakGlass] = []  # process-wide: threads do not inherit context variables
+
+
+def break_glass() -> BreakGlass | None:
+    """How this process runs flows without Prefect; None: under Prefect, as ever."""
+    return _glass[-1] if _glass else None
+
+
 def plain() -> bool:
     """Whether flows run as plain functions, without Prefect."""
-    return _mode["plain"]
+    return bool(_glass)
 
 
 @contextmanager
-def without_prefect() -> Generator[None]:
+def without_prefect(*, alone: bool = False, yes: str = "") -> Generator[None]:
     """Break glass: within this context no effect and no procedure asks for a Prefect server."""
-    before, _mode["plain"] = _mode["plain"], True
+    _glass.append(BreakGlass(alone, yes))
     try:
         yield
     finally:
-        _mode["plain"] = before
+        _glass.pop()
 
 
 class Effect(Task[P, R]):
@@ -115,6 +135,16 @@ def procedure(**options: Any) -> Callable[[Callable[P, R]], Procedure[P, R]]:
     return wrap
 
 
+def run_name(template: str) -> Callable[[], str]:
+    """A run's name after what it does: filled from its parameters and `database`, the stage's database."""
+
+    def name() -> str:
+        given: dict[str, Any] = dict(flow_run.parameters)
+        return template.format(**(given | {"database": _database(str(given.get("stage", "")))}))
+
+    return name
+
+
 def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -> str:
     """Ask for another deployment's run; the same key again asks for nothing new. Returns a sentence for the report."""
     if plain():
@@ -127,6 +157,18 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
     return f"{flow} asked for: run {asked.name}"
 
 
+def stage_named(name: str) -> Stage:
+    """The stage of that name, from deployments/stages or from the folder that SHIPKEEPER_STAGES names."""
+    return Stage.named(name, Path(os.environ.get("SHIPKEEPER_STAGES") or STAGES))
+
+
+def _database(stage: str) -> str:
+    try:
+        return stage_named(stage).database.name
+    except StageError:  # the run itself says so, in its one sentence
+        return stage
+
+
 def _worth_asking_again(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), Unreachable)
 
@@ -137,7 +179,8 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except (BlockError, NotDone) as error:
-            raise type(error)(hide(str(error))) from None
+            error.args, error.__cause__, error.__context__ = (hide(str(error)),), None, None
+            raise
         except Hidden:
             raise
         except Exception as error:  # noqa: BLE001 - raised again, without what it may hold

@@ -4,7 +4,6 @@ Under Prefect these are artifacts and forms; in break glass the same texts on th
 Prefect stores it in clear. This module decides nothing.
 """
 
-import base64
 import json
 import logging
 import sys
@@ -25,7 +24,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.effect import NotDone, plain
+from flows.effect import NotDone, break_glass, plain
 from flows.redact import hide, hide_all
 
 LOG = logging.getLogger("flows.people")
@@ -100,18 +99,16 @@ class Approval(RunInput):
     approved_by: str = Field(description="Your name, for the record.")
 
 
-def approve(question: str, *, database: str, digest: str, yes: str | None = None) -> str:
+def approve(question: str, *, database: str, digest: str) -> str:
     """Ask a person to approve the plan with this digest by typing the database's name; returns who approved.
 
     Under Prefect the run is suspended until the form is answered and starts again from its first line; in break glass
-    `yes` names who approved on the command line. Any other answer raises NotDone.
+    --yes names who approved. Any other answer raises NotDone.
     """
-    if plain():
-        if not yes:
-            raise NotDone(
-                f"the plan was not approved: look at it, then run the same command with --yes NAME ({digest[:12]})"
-            )
-        return yes
+    if glass := break_glass():
+        if not glass.yes:
+            raise NotDone("the swap was not approved: look at the plan, then say who approves it with --yes NAME")
+        return glass.yes
     form: Any = Approval.with_initial_data(description=hide(question), plan=digest)
     answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
     if answer.database != database:
@@ -119,23 +116,6 @@ def approve(question: str, *, database: str, digest: str, yes: str | None = None
     if answer.plan != digest:
         raise NotDone("the world changed between the plan and its approval: nothing was changed; look at the new plan")
     return answer.approved_by
-
-
-def chart(values: Sequence[tuple[str, float]], *, unit: str, width: int = 420, height: int = 120) -> str:
-    """A small bar chart as Markdown (an SVG data URI): one bar a value, the last one marked."""
-    top = max((value for _, value in values), default=0) or 1
-    step = width / max(len(values), 1)
-    bars = "".join(
-        f'<rect x="{i * step + 2:.1f}" y="{height - 20 - (height - 36) * v / top:.1f}" width="{max(step - 4, 2):.1f}" '
-        f'height="{max((height - 36) * v / top, 1):.1f}" fill="{"#2563eb" if i == len(values) - 1 else "#94a3b8"}">'
-        f"<title>{label}</title></rect>"
-        for i, (label, v) in enumerate(values)
-    )
-    text = (
-        f'<text x="2" y="12" font-family="sans-serif" font-size="11" fill="#475569">{unit}; highest {top:,.1f}</text>'
-    )
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{text}{bars}</svg>'
-    return f"![{unit}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
 def to_terminal() -> None:

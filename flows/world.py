@@ -4,6 +4,7 @@ The parts table below is the one place that says which block holds what, and fro
 variables `apply` fills it; break glass builds the same blocks from the same variables, without a Prefect server.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,22 +12,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from blocks.keys import BackupKeys, RestoreKey
-from blocks.postgres.server import PostgresServer
-from blocks.storage.block import BackupStore
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect_aws import AwsCredentials
 from prefect_slack import SlackWebhook
 from pydantic import SecretStr
 
-from blocks.errors import Missing
-from flows.effect import NotDone, plain
-from flows.ledger import Ledger
+from blocks.errors import Missing, Unreachable
+from blocks.keys import BackupKeys, RestoreKey
+from blocks.postgres.server import PostgresServer
+from blocks.storage.block import BackupStore
+from flows.effect import NotDone, break_glass, plain, stage_named
+from flows.ledger import Ledger, Settled, Steps, carry_out_alone
+from flows.records import Backup, Check, Plan, Proof
 from flows.redact import learn
 from flows.stage import Stage
 
+LOG = logging.getLogger("flows.world")
 B = TypeVar("B", bound=Block)
+P = TypeVar("P", bound=Plan)
 Environment = Mapping[str, str]
 
 
@@ -82,7 +86,7 @@ def _store(prefix: str) -> Callable[[Stage, Environment], Block]:
             bucket=store.bucket,
             prefix=store.prefix,
             credentials=credentials,
-            sse=store.sse,
+            sse=store.sse or "none",
             storage_class=store.storage_class,
             frequent_storage_class=store.frequent_storage_class,
         )
@@ -159,7 +163,7 @@ class World:
     def of(cls, stage: str) -> "World":
         """The world of the named stage; refused in a run whose work pool belongs to another stage."""
         _same_pool(stage)
-        return cls(Stage.named(stage), dict(os.environ) if plain() else None)
+        return cls(stage_named(stage), dict(os.environ) if plain() else None)
 
     @cached_property
     def database(self) -> PostgresServer:
@@ -213,10 +217,30 @@ class World:
             wait_limit=rules.wait_limit,
         )
 
-    @property
-    def has_ledger(self) -> bool:
-        """Whether a ledger is configured at all; in break glass it may be what was lost."""
-        return self._optional(PostgresServer, "ledger") is not None
+    def carry_out(
+        self,
+        steps: Steps[P],
+        plan: P,
+        *,
+        key: str,
+        look: Callable[[], P] | None = None,
+        approved_by: str | None = None,
+    ) -> Settled:
+        """Carry a step list out through the ledger; with --alone in break glass without one. NotDone when it was undone."""
+        glass = break_glass()
+        if glass and glass.alone:
+            return carry_out_alone(steps, plan, self, insist=True)
+        settled = self.ledger.carry_out(steps, plan, key=key, look=look, approved_by=approved_by)
+        if settled.state == "undone":
+            raise NotDone(f"nothing was changed: {settled.reason}")
+        return settled
+
+    def remember(self, record: Backup | Proof | Check) -> None:
+        """Write a record to the ledger; when that is silent, say so: reconcile finds the bucket's part of it again."""
+        try:
+            self.ledger.remember(record)
+        except (Unreachable, Missing) as silent:
+            LOG.warning("not recorded in the ledger: %s", silent)
 
     def server(self, name: str) -> PostgresServer:
         """Another server, by the name of its PostgresServer block (in break glass: from the variable NAME_URL)."""

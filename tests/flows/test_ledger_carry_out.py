@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
@@ -162,8 +163,8 @@ def test_a_one_way_step_is_refused_before_the_commit(world: ToyWorld, ledger: Le
 
 def test_a_step_that_does_not_stay_where_it_was_put_fails(world: ToyWorld, ledger: Ledger) -> None:
     class ToySlips(ToyFile):
-        def write(self, world: ToyWorld, want: object) -> None:
-            world.log("slipped")
+        def write(self, world: ToyWorld, want: JsonValue) -> None:
+            world.log(f"{want} slipped")
 
     @steps("slips", holds=["{stage}/release"])
     def slips(op: Operation, plan: ToyPlan) -> None:
@@ -186,7 +187,7 @@ def test_a_step_repeated_word_for_word_is_the_same_step_and_another_use_of_its_n
 
 def test_an_outage_in_a_write_is_undone_and_a_retry_of_the_same_step_goes_on(world: ToyWorld, ledger: Ledger) -> None:
     class ToyShaky(ToyFile):
-        def write(self, world: ToyWorld, want: object) -> None:
+        def write(self, world: ToyWorld, want: JsonValue) -> None:
             super().write(world, want)
             if len(world.written()) == 1:
                 raise Unreachable("the answer broke off")

@@ -1,0 +1,243 @@
+"""Databases as wholes on one server: what is there, what a role may do with them, their marks, and the two renames.
+
+Nothing here reads or writes a row. The only act on a live database is `swap`: both names change in one transaction, and
+a death before its commit changes nothing. `refusal_to_rename` says beforehand where a server would not let it.
+"""
+
+import functools
+import re
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from blocks.errors import Refused
+from blocks.postgres.address import Address, said, translate
+
+MAINTENANCE = "postgres"
+END_CLIENTS_EVERY_S = 0.05
+OURS = "shipkeeper"  # application_name; an operation gives its own, so that a successor can end what it left
+SWAP_RIGHTS = ("CREATEDB", "pg_signal_backend")
+RENAME_WAIT = "the live database's clients did not leave within the time that Postgres waits for them"
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What a restore needs to know of a server before it does anything there."""
+
+    version_num: int
+    databases: tuple[str, ...]
+    can_create: bool
+    extensions: tuple[str, ...]
+    roles: tuple[str, ...]
+    collation_version: str | None
+
+
+def facts(address: Address) -> ServerFacts:
+    """A look at the server as the address's role sees it."""
+    with _maintenance(address) as connection:
+        return ServerFacts(
+            version_num=connection.info.server_version,
+            databases=tuple(_column(connection, "select datname from pg_database order by 1")),
+            can_create=bool(
+                _one(connection, "select rolcreatedb or rolsuper from pg_roles where rolname = current_user")
+            ),
+            extensions=tuple(_column(connection, "select name from pg_available_extensions order by 1")),
+            roles=tuple(_column(connection, "select rolname from pg_roles order by 1")),
+            collation_version=_one(
+                connection,
+                "select pg_database_collation_actual_version(oid) from pg_database where datname = current_database()",
+            ),
+        )
+
+
+def mark(address: Address, name: str) -> str | None:
+    """The comment on a database: ours says which backup it is and that it was verified; None without one."""
+    query = "select shobj_description(oid, 'pg_database') from pg_database where datname = %s"
+    with _maintenance(address) as connection:
+        return _one(connection, query, name)
+
+
+def set_mark(address: Address, name: str, text: str, *, application_name: str = OURS) -> None:
+    """Open a database to its clients again and put the comment on it, in one transaction: only then it is whole."""
+    with _maintenance(address, application_name=application_name) as connection, connection.transaction():
+        _do(connection, "grant connect on database {} to public", name)
+        connection.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), sql.Literal(text)))
+
+
+def is_open(address: Address, name: str) -> bool | None:
+    """Whether a database lets clients in; None when it does not exist."""
+    with _maintenance(address) as connection:
+        return _one(connection, "select datallowconn from pg_database where datname = %s", name)
+
+
+def set_open(address: Address, name: str, allow: bool, *, application_name: str = OURS) -> None:
+    """Let clients in, or no new ones."""
+    with _maintenance(address, application_name=application_name) as connection:
+        connection.execute(
+            sql.SQL("alter database {} allow_connections {}").format(sql.Identifier(name), sql.Literal(allow))
+        )
+
+
+def refusal_to_rename(address: Address, live: str) -> str | None:
+    """Why this role can't swap `live` out here; None when it can."""
+    if live == MAINTENANCE:
+        return f"{MAINTENANCE} is the maintenance database, in which the server's own sessions live"
+    query = """
+        select d.datname is null, not pg_has_role(current_user, d.datdba, 'usage'),
+               not (r.rolcreatedb or r.rolsuper),
+               not (r.rolsuper or pg_has_role(current_user, 'pg_signal_backend', 'usage'))
+        from pg_roles r left join pg_database d on d.datname = %s where r.rolname = current_user"""
+    with _maintenance(address) as connection:
+        row = connection.execute(query, [live]).fetchone() or (True, True, True, True)
+    reasons = (
+        "it does not exist",
+        "the role does not own it",
+        "the role lacks CREATEDB",
+        "the role lacks pg_signal_backend",
+    )
+    lacking = [reason for lacks, reason in zip(row, reasons, strict=True) if lacks]
+    return lacking[0] if lacking else None
+
+
+def swap(address: Address, *, live: str, new: str, old: str, limit_s: float, application_name: str = OURS) -> None:
+    """Rename live to old and new to live, both or none; the clients of both are ended while the first one waits.
+
+    Takes about 0.1 s; Refused when the clients of `live` keep coming for longer than Postgres waits (5 s) or `limit_s`.
+    """
+    ours = functools.partial(_maintenance, address, application_name=application_name)
+    with ours(autocommit=False) as renaming, ours() as ending:
+        renaming.execute(sql.SQL("set statement_timeout = {}").format(sql.Literal(f"{limit_s:.3f}s")))
+        renaming.execute("set idle_in_transaction_session_timeout = '10s'")
+        _rename(renaming, ending, live, old)
+        _rename(renaming, ending, new, live)
+        renaming.commit()
+
+
+def dress_like(address: Address, name: str, like: str) -> list[str]:
+    """Give `name` the settings, rights, owner and connection limit of `like`: they belong to a database, not to its name.
+
+    Returns what was set, names only: a setting's value can be a secret.
+    """
+    with _maintenance(address) as connection, connection.transaction():
+        return [*_same_settings(connection, name, like), *_same_rights(connection, name, like)]
+
+
+def unused(address: Address, prefix: str) -> list[str]:
+    """Databases of this name's beginning that nobody is connected to: what a killed proof left."""
+    query = """select datname from pg_database d where starts_with(datname, %s)
+               and not exists (select from pg_stat_activity a where a.datname = d.datname) order by 1"""
+    with _maintenance(address) as connection:
+        return [row[0] for row in connection.execute(query, [prefix]).fetchall()]
+
+
+def _rename(
+    renaming: "psycopg.Connection[Any]", ending: "psycopg.Connection[Any]", old_name: str, new_name: str
+) -> None:
+    """ALTER DATABASE shuts out new clients and waits for those inside; they are ended from the other connection."""
+    failure: list[psycopg.Error] = []
+
+    def rename() -> None:
+        try:
+            renaming.execute(
+                sql.SQL("alter database {} rename to {}").format(sql.Identifier(old_name), sql.Identifier(new_name))
+            )
+        except psycopg.Error as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=rename, name="rename")
+    thread.start()
+    while thread.is_alive():
+        ending.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [old_name])
+        thread.join(END_CLIENTS_EVERY_S)
+    if failure and failure[0].sqlstate in {"55006", "57014"}:
+        raise Refused(f"{old_name} was not renamed: {RENAME_WAIT}; nothing was changed") from None
+    if failure:
+        raise translate(failure[0], f"renaming {old_name}") from None
+
+
+def _same_settings(connection: "psycopg.Connection[Any]", name: str, like: str) -> list[str]:
+    query = """select r.rolname, unnest(s.setconfig) from pg_db_role_setting s
+               join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole
+               where d.datname = %s"""
+    done: list[str] = []
+    for role, assignment in connection.execute(query, [like]).fetchall():
+        setting, _, value = assignment.partition("=")
+        where = sql.SQL("role {} in database {}").format(sql.Identifier(role), sql.Identifier(name)) if role else None
+        target = where or sql.SQL("database {}").format(sql.Identifier(name))
+        literal = sql.SQL(value) if setting.lower() in LISTS else sql.Literal(value)  # pyright: ignore[reportArgumentType] - the server's own quoting
+        connection.execute(sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literal))
+        done.append(f"setting {setting}" + (f" of {role}" if role else ""))
+    return done
+
+
+def _setting_name(setting: str) -> sql.Composable:
+    return sql.SQL(".").join(sql.Identifier(part) for part in setting.split("."))
+
+
+def _same_rights(connection: "psycopg.Connection[Any]", name: str, like: str) -> list[str]:
+    query = "select datconnlimit, datacl::text[], pg_get_userbyid(datdba) from pg_database where datname = %s"
+    row = connection.execute(query, [like]).fetchone()
+    if row is None:
+        return []
+    limit, acl, owner = row
+    connection.execute(
+        sql.SQL("alter database {} connection limit {}").format(sql.Identifier(name), sql.Literal(limit))
+    )
+    done = [f"connection limit {limit}"] if limit >= 0 else []
+    _do(connection, "revoke all on database {} from public", name)
+    for grantee, rights in _grants(acl):
+        to = sql.Identifier(grantee) if grantee else sql.SQL("public")
+        connection.execute(
+            sql.SQL("grant {} on database {} to {}").format(sql.SQL(", ".join(rights)), sql.Identifier(name), to)
+        )
+        done.append(f"grant {', '.join(rights)} to {grantee or 'public'}")
+    connection.execute(sql.SQL("alter database {} owner to {}").format(sql.Identifier(name), sql.Identifier(owner)))
+    return [*done, f"owner {owner}"]
+
+
+LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
+"""Settings that Postgres stores as a ready-quoted list: quoting one again would make one name of it."""
+RIGHTS = {"c": "connect", "C": "create", "T": "temporary"}
+
+
+def _grants(acl: Sequence[str] | None) -> list[tuple[str, list[str]]]:
+    """The grants of an ACL; without one the default holds: everybody may connect and use temporary tables."""
+    if acl is None:
+        return [("", ["connect", "temporary"])]
+    found: list[tuple[str, list[str]]] = []
+    for item in acl:
+        parsed = re.fullmatch(r'("?)(.*?)\1=([a-zA-Z*]*)/.*', item, re.DOTALL)
+        if parsed:
+            rights = [RIGHTS[letter] for letter in parsed[3] if letter in RIGHTS]
+            found.append((parsed[2].replace('""', '"'), rights))
+    return [(grantee, rights) for grantee, rights in found if rights]
+
+
+@contextmanager
+def _maintenance(
+    address: Address, *, autocommit: bool = True, application_name: str = OURS
+) -> Generator["psycopg.Connection[Any]"]:
+    """A connection beside the databases it speaks of."""
+    with (
+        said(f"commanding the databases of {address.host}"),
+        address.at(MAINTENANCE).connect(autocommit=autocommit, application_name=application_name) as connection,
+    ):
+        yield connection
+
+
+def _do(connection: "psycopg.Connection[Any]", command: LiteralString, name: str) -> None:
+    connection.execute(sql.SQL(command).format(sql.Identifier(name)))
+
+
+def _column(connection: "psycopg.Connection[Any]", query: LiteralString) -> list[str]:
+    return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _one(connection: "psycopg.Connection[Any]", query: LiteralString, *values: object) -> Any:
+    row = connection.execute(query, values).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,61 @@
+"""Break glass: any rescue flow with no Prefect server at all, credentials from the environment.
+
+The same functions run plainly, with the same ledger; without one only with --alone, which says what that costs. Secrets
+never stand on the command line, and every text passes the redactor.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from flows import people
+from flows.effect import NotDone, Procedure, without_prefect
+
+FLOWS: Mapping[str, str] = {
+    "backup": "flows.backup.flow",
+    "prove": "flows.prove.flow",
+    "verify": "flows.catalogue.flow",
+    "prune": "flows.catalogue.flow",
+    "catalogue": "flows.catalogue.flow",
+    "restore": "flows.restore.flow",
+    "reconcile": "flows.reconcile.flow",
+    "status": "flows.status.flow",
+}
+ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"
+
+
+def run_flow(
+    name: str, stage: str, parameters: Mapping[str, Any], *, as_json: bool, alone: bool, yes: str | None
+) -> int:
+    """Run one flow here; 0 only on success. The last line is the sentence, or with as_json one JSON object."""
+    people.to_terminal()
+    if alone:
+        people.say(ALONE)
+    try:
+        flow = _flow(name)
+        _refuse_unknown(flow, name, parameters)
+        with without_prefect(alone=alone, yes=yes or ""):
+            sentence, code = str(flow(stage=stage, **parameters)), 0
+    except NotDone as error:
+        sentence, code = str(error), 1
+    if as_json:
+        print(json.dumps({"flow": name, "stage": stage, "done": code == 0, "sentence": sentence}, ensure_ascii=False))
+    else:
+        print(sentence, file=sys.stdout if code == 0 else sys.stderr)
+    return code
+
+
+def _flow(name: str) -> Procedure[..., Any]:
+    if name not in FLOWS:
+        raise NotDone(f"no flow {name!r}: known are {', '.join(FLOWS)}")
+    return getattr(import_module(FLOWS[name]), name)
+
+
+def _refuse_unknown(flow: Procedure[..., Any], name: str, parameters: Mapping[str, Any]) -> None:
+    known = [each for each in inspect.signature(flow.fn).parameters if each != "stage"]
+    strange = [each for each in parameters if each not in known]
+    if strange:
+        raise NotDone(f"{name} has no parameter {strange[0]!r}: it takes {', '.join(known) or 'none'}")

@@ -1,0 +1,272 @@
+"""The stage named local: real parts on this machine, all below one folder, all on loopback, all as the user who asked.
+
+    control/     Postgres of the control plane: Prefect's database and the ledger
+    service/     Postgres primary of the sample service, and its streaming standby
+    store/       the object store that holds the backups
+    processes/   sample service, its visitors, Prefect server, worker: pids and logs
+    keys/        age identities and signing keys (0600)      environment.json   what `apply` and break glass need (0600)
+
+`up` starts what does not run and reuses what does; `down` ends all of it and keeps the data.
+"""
+
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from psycopg import sql
+
+from blocks.errors import Missing
+from blocks.keys import new_keys
+from blocks.postgres.cluster import Cluster
+from blocks.postgres.tools import server_tools
+from deployments.local.database import ServiceDatabase
+from deployments.local.objectstore import ObjectStore
+from deployments.local.running import Running
+
+ROOT = Path(__file__).resolve().parents[2]
+BUCKET = "backups"
+READY_SECONDS = 90
+Say = Callable[[str], None]
+
+
+def state_folder() -> Path:
+    """Where the local stage keeps its state: `.stage` in the checkout, so that two checkouts never meet."""
+    return Path(os.environ.get("SHIPKEEPER_STATE") or ROOT / ".stage")
+
+
+@dataclass(frozen=True)
+class LocalStage:
+    """A running local stage: where its parts answer, and the environment that its commands need."""
+
+    folder: Path
+    ports: Mapping[str, int]
+    environ: Mapping[str, str]
+
+    @property
+    def ui(self) -> str:
+        """Prefect's UI."""
+        return f"http://127.0.0.1:{self.ports['prefect']}"
+
+    @property
+    def service(self) -> str:
+        """The sample service."""
+        return f"http://127.0.0.1:{self.ports['service']}"
+
+
+def up(folder: Path | None = None, *, say: Say = print) -> LocalStage:
+    """Start the local stage, or what of it does not run; returns when all of it answers."""
+    _possible_here()
+    folder = folder or state_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ports = _ports(folder)
+    environ = _start_data(folder, ports, say)
+    stage = LocalStage(folder, ports, environ)
+    _start_prefect(stage, say)
+    _apply(stage, say)
+    _start_worker(stage, say)
+    _start_service(stage, say)
+    return stage
+
+
+def down(folder: Path | None = None, *, say: Say = print) -> None:
+    """End every process of the local stage; its data stays for the next `up`."""
+    folder = folder or state_folder()
+    if not folder.exists():
+        say(f"nothing runs: there is no {folder}")
+        return
+    for name in ("visitors", "service", "worker", "prefect"):
+        Running(folder / "processes", name).stop()
+    ObjectStore(folder / "store").stop()
+    ServiceDatabase(folder / "service").stop()
+    if (folder / "control" / "cluster.json").exists():
+        Cluster.of(folder / "control").stop()
+    say("the local stage is down; its data is kept for the next start")
+
+
+def running_stage(folder: Path | None = None) -> LocalStage:
+    """The stage that `up` started; Missing when there is none."""
+    folder = folder or state_folder()
+    paper = folder / "environment.json"
+    if not paper.exists():
+        raise Missing("the local stage is not up: start it with python -m deployments up")
+    return LocalStage(folder, _ports(folder), _base_environment() | json.loads(paper.read_text()))
+
+
+def _possible_here() -> None:
+    if sys.platform != "linux":
+        raise Missing(
+            f"the local stage needs Linux (x86-64 or arm64): its Postgres and object store have no wheel for"
+            f" {sys.platform}; the pure tests run here: make test"
+        )
+
+
+def _ports(folder: Path) -> dict[str, int]:
+    paper = folder / "ports.json"
+    if not paper.exists():
+        names = ("control", "primary", "standby", "store", "prefect", "service")
+        _private(paper, json.dumps(dict(zip(names, _free_ports(len(names)), strict=True))))
+    return json.loads(paper.read_text())
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _start_data(folder: Path, ports: Mapping[str, int], say: Say) -> dict[str, str]:
+    control = _control(folder / "control", ports["control"])
+    say("Postgres of the control plane answers")
+    service = ServiceDatabase(folder / "service")
+    service.start(primary_port=ports["primary"], standby_port=ports["standby"])
+    say("the service's Postgres primary and its streaming standby answer")
+    secrets_ = _secrets(folder)
+    store = ObjectStore(folder / "store").start(
+        secrets_["AWS_ACCESS_KEY_ID"], secrets_["AWS_SECRET_ACCESS_KEY"], bucket=BUCKET, port=ports["store"]
+    )
+    say("the object store answers")
+    known = secrets_ | {
+        "DATABASE_URL": service.url,
+        "DATABASE_URL_CA_FILE": str(service.ca),
+        "LEDGER_URL": _url(control, "ledger"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": _url(control, "prefect").replace("postgresql:", "postgresql+asyncpg:"),
+        "AWS_ENDPOINT_URL": store.endpoint,
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
+        "PREFECT_HOME": str(folder / "prefect"),
+    }
+    _private(folder / "environment.json", json.dumps(known, indent=1))
+    return _base_environment() | known
+
+
+def _control(folder: Path, port: int) -> Cluster:
+    if not (folder / "cluster.json").exists():
+        Cluster.create(folder, server_tools(17), port=port)
+    cluster = Cluster.of(folder)
+    cluster.start()
+    with cluster.address().connect() as connection:
+        for name in ("prefect", "ledger"):
+            _create_database(connection, name)
+    return cluster
+
+
+def _create_database(connection: "psycopg.Connection[Any]", name: str) -> None:
+    if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+def _url(cluster: Cluster, database: str) -> str:
+    address = cluster.address(database)
+    return f"postgresql://{address.user}:{address.password}@{address.host}:{address.port}/{address.database}"
+
+
+def _secrets(folder: Path) -> dict[str, str]:
+    """The keys of this stage, made at its first start: what a team does with `python -m deployments keys new`."""
+    paper = folder / "keys" / "environment.json"
+    if not paper.exists():
+        made = new_keys()
+        _private(folder / "keys" / "identity.txt", made.team_identity + "\n")
+        _private(folder / "keys" / "escrow.txt", made.escrow_identity + "\n")
+        known = {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(24),
+            "BACKUP_RECIPIENTS": f"{made.team_recipient},{made.escrow_recipient}",
+            "BACKUP_VERIFYING_KEYS": f"{made.backup_verifying_key},{made.proof_verifying_key}",
+            "BACKUP_SIGNING_KEY": made.backup_signing_key,
+            "PROOF_SIGNING_KEY": made.proof_signing_key,
+            "RESTORE_IDENTITY_FILE": str(folder / "keys" / "identity.txt"),
+            "PREFECT_SERVER_ENCRYPTION_KEY": _fernet_key(),
+        }
+        _private(paper, json.dumps(known, indent=1))
+    return json.loads(paper.read_text())
+
+
+def _fernet_key() -> str:
+    from cryptography.fernet import Fernet
+
+    return Fernet.generate_key().decode()
+
+
+def _private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = path.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    new.rename(path)
+
+
+def _base_environment() -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return inherited | {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,blocks",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+
+
+def _prefect() -> str:
+    return str(Path(sys.executable).with_name("prefect"))
+
+
+def _start_prefect(stage: LocalStage, say: Say) -> None:
+    server = Running(stage.folder / "processes", "prefect")
+    if not server.alive():
+        server.start(
+            [_prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(stage.ports["prefect"])], stage.environ
+        )
+    server.await_ready(lambda: _answers(f"{stage.ui}/api/health"), READY_SECONDS, "the Prefect server")
+    say(f"the Prefect server answers at {stage.ui}")
+
+
+def _apply(stage: LocalStage, say: Say) -> None:
+    """As a deployer does it, in a process of its own: `python -m deployments apply --stage local`."""
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments", "apply", "--stage", "local"],
+        env=dict(stage.environ), cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise Missing(f"apply failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    say("deployments, blocks and the ledger are applied")
+
+
+def _start_worker(stage: LocalStage, say: Say) -> None:
+    worker = Running(stage.folder / "processes", "worker")
+    if not worker.alive():
+        worker.start([sys.executable, "-m", "deployments", "worker", "--stage", "local"], stage.environ)
+    worker.await_ready(lambda: "started" in worker.log.read_text(errors="replace"), READY_SECONDS, "the worker")
+    say("a worker takes runs of the stage's work pool")
+
+
+def _start_service(stage: LocalStage, say: Say) -> None:
+    environ = dict(stage.environ)
+    service = Running(stage.folder / "processes", "service")
+    if not service.alive():
+        port = str(stage.ports["service"])
+        service.start([sys.executable, "-m", "deployments.local.service", "--port", port], environ)
+    service.await_ready(lambda: _answers(f"{stage.service}/health"), READY_SECONDS, "the sample service")
+    say(f"the sample service answers at {stage.service}, with live traffic")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,116 @@
+"""Decides what a backup will take and whether it may start: the survey of the database in, a plan with reasons out."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, ClassVar
+
+from flows.records import Backup, Kind, Plan
+from flows.stage import Stage
+from flows.words import count, duration, listed, size
+
+NEEDS_LEDGER: frozenset[Kind] = frozenset({"before-deploy"})
+
+
+class BackupPlan(Plan):
+    """What will be taken from where, what is left out and why, and what stands in the way."""
+
+    loose: ClassVar[frozenset[str]] = frozenset({"expected_seconds", "size_bytes", "warnings"})
+
+    stage: str
+    service: str
+    database: str
+    kind: Kind
+    server: str
+    tables: int
+    size_bytes: int
+    excluded: tuple[str, ...]
+    left_out: tuple[str, ...]
+    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
+    expected_seconds: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The plan in one sentence."""
+        length = f", about {duration(self.expected_seconds)}" if self.expected_seconds else ""
+        return f"{self.kind} backup of {self.database}: {count(self.tables, 'table')}, {size(self.size_bytes)} on {self.server}{length}"
+
+    @property
+    def markdown(self) -> str:
+        """The plan as a page."""
+        rows = [f"# Plan: {self.sentence}"]
+        for title, lines in (
+            ("Stands in the way", self.refusals),
+            ("Worth knowing", self.warnings),
+            ("Excluded by the stage's TOML", self.excluded),
+            ("Left out, as a dump cannot hold it", self.left_out),
+        ):
+            if lines:
+                rows += [f"## {title}", *(f"- {line}" for line in lines)]
+        return "\n\n".join(rows)
+
+
+def plan_backup(
+    stage: Stage,
+    kind: Kind,
+    survey: Mapping[str, Any],
+    history: Sequence[Backup],
+    *,
+    holders: Sequence[str] = (),
+    ledger_trouble: str | None = None,
+) -> BackupPlan:
+    """The plan of one backup.
+
+    Args:
+        stage: what is operated, with its exclusions.
+        kind: which kind of backup is asked for.
+        survey: the look at the database (fields of blocks.postgres.snapshot.Survey as a mapping).
+        history: earlier backups of this database, for the expected length.
+        holders: sentences about operations that hold this database now.
+        ledger_trouble: why the ledger does not answer, if it does not.
+    """
+    database = survey["database"]
+    version = divmod(int(database["server_version_num"]), 10000)
+    return BackupPlan(
+        stage=stage.name,
+        service=stage.service.name,
+        database=database["name"],
+        kind=kind,
+        server=f"Postgres {version[0]}.{version[1]}",
+        tables=len(survey["tables"]),
+        size_bytes=database["size_bytes"],
+        excluded=tuple(_excluded(each) for each in survey["excluded"]),
+        left_out=tuple(survey["left_out"]),
+        warnings=tuple(_warnings(survey, kind, ledger_trouble)),
+        refusals=tuple(_refusals(survey, kind, holders, ledger_trouble)),
+        expected_seconds=_expected(history),
+    )
+
+
+def _excluded(one: Mapping[str, Any]) -> str:
+    rows = one.get("rows_estimate") or 0
+    return f"{one['what']} of {one['schema']}.{one['name']} (about {count(int(rows), 'row')}): matches {one['rule']}"
+
+
+def _warnings(survey: Mapping[str, Any], kind: Kind, ledger_trouble: str | None) -> list[str]:
+    lines = [f"open transaction: {line}" for line in survey["long_transactions"]]
+    if ledger_trouble and kind not in NEEDS_LEDGER:
+        lines.append(f"runs without the ledger, so that nothing keeps a second one out: {ledger_trouble}")
+    if survey["standby"]:
+        lines.append("taken from a standby: rows committed on the primary after its replay position are not in it")
+    return lines
+
+
+def _refusals(survey: Mapping[str, Any], kind: Kind, holders: Sequence[str], ledger_trouble: str | None) -> list[str]:
+    lines = [f"the database is held: {line}" for line in holders]
+    if survey["missing_rights"]:
+        rights = listed(tuple(survey["missing_rights"]))
+        lines.append(f"the backup's role may not read {rights}: grant SELECT on it, or exclude it in the stage's TOML")
+    if ledger_trouble and kind in NEEDS_LEDGER:
+        lines.append(f"a {kind} backup needs the ledger: {ledger_trouble}")
+    return lines
+
+
+def _expected(history: Sequence[Backup]) -> float | None:
+    lengths = [(b.finished - b.started).total_seconds() for b in history if b.state == "complete" and b.finished]
+    return median(lengths[:10]) if lengths else None

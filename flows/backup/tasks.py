@@ -1,0 +1,245 @@
+"""What a backup looks at and does before its commit: the survey, the dump, the record of a failure, the report."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import zstandard
+
+from blocks.errors import BlockError, Missing, Unreachable
+from blocks.keys import BackupKeys
+from blocks.postgres.dump import Dumped, Progress, dump
+from blocks.postgres.server import PostgresServer
+from blocks.postgres.snapshot import Held, Survey, hold, survey
+from blocks.postgres.tools import Tools, tools_for, version_of
+from blocks.storage.block import BackupStore
+from flows import people
+from flows.backup.compose import compose
+from flows.backup.plan import BackupPlan, plan_backup
+from flows.backup.policy import wants_proof
+from flows.backup.report import report_page
+from flows.backup.steps import CommitPlan, commit
+from flows.catalogue.layout import home_of
+from flows.catalogue.manifest import Manifest
+from flows.catalogue.record import record_of
+from flows.effect import NotDone, ask_for, effect
+from flows.ledger import carry_out_alone
+from flows.records import ID_ALPHABET, Backup, Kind, backup_id
+from flows.redact import hide
+from flows.stage import Stage
+from flows.words import count, size
+from flows.world import World
+
+SHIPKEEPER = "0.1.0"  # as in pyproject.toml, kept equal by a test; the checkout is not an installed distribution
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A finished dump that nobody believes yet: its manifest is not committed."""
+
+    manifest: Manifest
+    folder: str
+    seconds: dict[str, float]
+
+
+@effect(name="look at the database")
+def look(server: PostgresServer, stage: Stage) -> Survey:
+    """What is in the database, and what a backup would stumble over."""
+    rules = stage.database
+    return survey(server.address(), exclude_schemas=rules.exclude_schemas, exclude_data=rules.exclude_data)
+
+
+def make_plan(world: World, kind: Kind, seen: Survey) -> BackupPlan:
+    """The plan, with what the ledger knows; a silent ledger is part of it, not an error."""
+    history, holders, trouble = _remembered(world)
+    return plan_backup(world.stage, kind, asdict(seen), history, holders=holders, ledger_trouble=trouble)
+
+
+def insist(plan: BackupPlan) -> None:
+    """Stop here when the plan says that something stands in the way."""
+    if plan.refusals:
+        raise NotDone(f"no backup of {plan.database} was begun: {'; '.join(plan.refusals)}")
+
+
+@effect(name="dump", task_run_name="dump {plan.database}", retries=0)
+def take(server: PostgresServer, store: BackupStore, keys: BackupKeys, stage: Stage, plan: BackupPlan) -> Taken:
+    """Dump everything from one snapshot into the store; orphans without a manifest are all that a failure leaves."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    rules, address = stage.database, server.address()
+    with hold(
+        address,
+        exclude_schemas=rules.exclude_schemas,
+        exclude_data=rules.exclude_data,
+        lock_wait_s=rules.lock_wait.total_seconds(),
+    ) as held:
+        held_after = time.monotonic() - clock
+        backup = backup_id(held.snapshot.time, plan.kind, "".join(secrets.choice(ID_ALPHABET) for _ in range(6)))
+        tools = tools_for(held.survey.major, address.bin_dir)
+        dumped = dump(
+            held,
+            store.place(),
+            home_of(stage).of(backup),
+            keys.recipients,
+            tools=tools,
+            level=stage.backup.level,
+            workers=stage.backup.workers,
+            metadata={"backup-id": backup, "backup-date": held.snapshot.time.isoformat(), "service": plan.service},
+            storage_class=store.frequent_storage_class if plan.kind == "frequent" else store.storage_class,
+            lock_wait_s=rules.lock_wait.total_seconds(),
+            progress=Shown(people.Progress("backup-progress", f"Progress of {backup}")),
+            watch=Limit(clock, rules.snapshot_limit.total_seconds()),
+        )
+        manifest = _manifest(stage, store, keys, plan, backup, held, dumped, tools, started)
+    seconds = {"snapshot": held_after, "dump": dumped.seconds}
+    return Taken(manifest, home_of(stage).of(backup), seconds)
+
+
+def keep(world: World, taken: Taken) -> Backup:
+    """Commit the manifest (through the ledger, unless the ledger is what is gone) and remember the backup."""
+    plan = CommitPlan(
+        stage=world.stage.name,
+        backup=taken.manifest.id,
+        folder=taken.folder,
+        manifest=taken.manifest.text().decode(),
+    )
+    try:
+        operation = world.carry_out(commit, plan, key=f"commit {plan.backup}").operation
+    except (Unreachable, Missing) as silent:
+        people.say(f"committed without the ledger ({silent}); reconcile will record it")
+        operation = carry_out_alone(commit, plan, world).operation
+    record = _record(taken, operation)
+    world.remember(record)
+    return record
+
+
+@contextmanager
+def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
+    """Whatever ends the backup inside, a cancel too, is remembered with its cause."""
+    started = datetime.now(UTC)
+    try:
+        yield
+    except BaseException as error:
+        _remember_failure(world, plan, started, error)
+        raise
+
+
+def report(world: World, plan: BackupPlan, taken: Taken, kept: Backup) -> None:
+    """The page for people, with the last ones beside it."""
+    history = [b for b in _remembered(world)[0] if b.state == "complete" and b.id != kept.id][:11]
+    page = report_page(plan, taken.manifest, taken.seconds, kept, history, world.stage.retention)
+    people.report("backup-report", page, f"{kept.id}: {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored")
+
+
+def ask_for_proof(world: World, kept: Backup) -> str:
+    """Ask for the proof when the stage's policy wants one for this backup."""
+    history = _remembered(world)[0]
+    verdict = wants_proof(kept, history, world.stage.backup.policy(kept.kind))
+    sentence = (
+        f"{kept.id}: {count(kept.rows, 'row')} of {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored"
+    )
+    if not verdict.go:
+        return f"{sentence}; not proven: {verdict.reason}"
+    asked = ask_for("prove", world.stage.name, {"which": kept.id}, key=f"prove-{kept.id}")
+    if kept.operation is not None:
+        world.remember(kept.model_copy(update={"proof_asked_at": datetime.now(UTC)}))
+    return f"{sentence}; {asked}"
+
+
+def _remembered(world: World) -> tuple[list[Backup], list[str], str | None]:
+    """Earlier backups (newest first), who holds the database now, and why the ledger is silent if it is."""
+    scope = f"{world.stage.name}/database/{world.stage.database.name}"
+    try:
+        backups = sorted(world.ledger.backups(), key=lambda b: b.at, reverse=True)
+        return backups, [str(o) for o in world.ledger.open() if scope in o.scopes], None
+    except BlockError as silent:
+        return [], [], str(silent)
+
+
+class Shown:
+    """Turns the dump's progress into the bar and the line that people watch."""
+
+    def __init__(self, bar: people.Progress) -> None:
+        self._bar = bar
+
+    def __call__(self, now: Progress) -> None:
+        """Show it."""
+        fraction = min(now.plain_bytes / now.estimate_bytes, 0.99) if now.estimate_bytes else 0.5
+        if now.tables and now.tables_done == now.tables:
+            fraction = 1.0
+        left = now.seconds * (1 - fraction) / fraction if fraction else 0.0
+        self._bar.show(
+            fraction,
+            f"{size(now.plain_bytes)} read, {now.tables_done} of {count(now.tables, 'table')},"
+            f" {size(now.bytes_per_s)}/s, about {left:.0f} s left",
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a snapshot may hold back vacuum and migrations."""
+
+    since: float
+    limit_s: float
+
+    def __call__(self) -> None:
+        """Raises NotDone past the limit."""
+        if time.monotonic() - self.since > self.limit_s:
+            raise NotDone(
+                f"the snapshot is older than {self.limit_s:.0f} s (database.snapshot_limit): it holds back vacuum and"
+                " migrations; take the backup at a quieter time, or raise the limit"
+            )
+
+
+def _manifest(  # noqa: PLR0913 - all that a manifest is made of, called once
+    stage: Stage, store: BackupStore, keys: BackupKeys, plan: BackupPlan, backup: str, held: Held, dumped: Dumped,
+    tools: Tools, started: datetime,
+) -> Manifest:  # fmt: skip
+    identity = {
+        "id": backup,
+        "kind": plan.kind,
+        "service": plan.service,
+        "stage": stage.name,
+        "prefix": home_of(stage).full(store.prefix, backup),
+        "tools": {
+            "shipkeeper": SHIPKEEPER,
+            "pg_dump": version_of(tools.bin / "pg_dump") or str(tools.major),
+            "age": f"pyrage {version('pyrage')}",
+            "zstd": f"level {stage.backup.level}, {'.'.join(map(str, zstandard.ZSTD_VERSION))}",
+        },
+        "recipients": tuple(keys.recipients),
+        "signing_key": keys.signing_key_id,
+    }
+    seen = held.survey
+    beside = {
+        "roles": seen.roles,
+        "settings": seen.settings,
+        "left_out": seen.left_out,
+        "snapshot": held.snapshot.to_json(),
+    }
+    return compose(identity, dumped.contents.to_json(), beside, started=started, finished=datetime.now(UTC))
+
+
+def _record(taken: Taken, operation: int | None) -> Backup:
+    manifest = taken.manifest.model_copy(update={"operation": operation})
+    return record_of(manifest, hashlib.sha256(manifest.text()).hexdigest(), taken.seconds)
+
+
+def _remember_failure(world: World, plan: BackupPlan, started: datetime, error: BaseException) -> None:
+    failed = Backup(
+        id=backup_id(started, plan.kind, "".join(secrets.choice(ID_ALPHABET) for _ in range(6))),
+        stage=plan.stage,
+        service=plan.service,
+        database=plan.database,
+        kind=plan.kind,
+        state="failed",
+        started=started,
+        finished=datetime.now(UTC),
+        size_bytes=plan.size_bytes,
+        error=hide(str(error) or type(error).__name__),
+    )
+    world.remember(failed)

@@ -1,0 +1,51 @@
+"""The journalled part of pruning: each victim's papers first, then its objects.
+
+Interrupted, it leaves garbage that nobody believes, never a backup that looks whole.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flows.catalogue.grades import last_proven
+from flows.catalogue.settings import Contents, OpenUpload, Papers
+from flows.ledger import Entry, Operation, steps
+from flows.records import Plan
+
+if TYPE_CHECKING:
+    from flows.world import World
+
+
+class PrunePlan(Plan):
+    """What goes: backups that no rule keeps, folders that never got a manifest, uploads that nobody finished."""
+
+    stage: str
+    database: str
+    victims: tuple[str, ...]
+    orphans: tuple[str, ...]
+    uploads: tuple[tuple[str, str], ...]  # key and id
+
+
+@steps("prune", holds=["{stage}/backups/{database}"], forward=True)
+def remove(op: Operation, plan: PrunePlan) -> None:
+    """Delete the victims; one that is needed again since the plan stays."""
+    for victim in plan.victims:
+        if op.begun(f"hide {victim}") or not needed_again(op.world, victim):
+            op.ensure(f"hide {victim}", Papers(victim), False)
+            op.ensure(f"delete {victim}", Contents(victim), 0)
+            op.world.ledger.forget(victim)
+    for orphan in plan.orphans:
+        op.ensure(f"sweep {orphan}", Contents(orphan), 0)
+    for key, upload in plan.uploads:
+        op.ensure(f"abort {key} {upload}", OpenUpload(key, upload), False)
+
+
+def needed_again(world: "World", backup: str) -> bool:
+    """Whether a backup that a prune chose became needed since: an open restore reads it, or it is the last proven one."""
+    return backup in being_restored(world.ledger.open()) or backup == last_proven(
+        world.ledger.backups(), world.ledger.proofs()
+    )
+
+
+def being_restored(open_operations: Sequence[Entry]) -> frozenset[str]:
+    """The backups that open restores read: a restore's key ends with the id."""
+    return frozenset(each.key.rpartition("/")[2] for each in open_operations if each.kind == "restore")

@@ -1,0 +1,1 @@
+"""prove: takes one backup, restores it into a scratch server and compares every row."""

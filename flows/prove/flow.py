@@ -1,0 +1,25 @@
+"""prove: restore one backup into a scratch server, compare every row with its manifest, and sign what came of it."""
+
+from flows import people
+from flows.effect import procedure, run_name
+from flows.prove import tasks
+from flows.world import World
+
+
+@procedure(name="prove", flow_run_name=run_name("prove {which} of {database}"))
+def prove(stage: str, which: str = tasks.NEWEST_UNPROVEN) -> str:
+    """Restores a backup into a scratch server, compares every row, and signs the proof.
+
+    Args:
+        stage: which stage's backup is proven
+        which: a backup's id, or "newest-unproven" for the newest one that was never judged
+    """
+    world = World.of(stage)
+    found = tasks.choose(world, which)
+    if found is None or found.manifest is None:
+        return "nothing to prove: every backup in the bucket is judged"
+    people.rename_run(f"prove {found.id}")
+    paper = tasks.prove_it(world, found)
+    tasks.keep(world, found, paper)
+    sentence = tasks.report(paper, found.manifest)
+    return tasks.follow_up(world, paper, sentence)

@@ -1,0 +1,159 @@
+"""What a proof does: a scratch server, one backup restored into it, every row compared, the outcome signed and kept."""
+
+import hashlib
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from blocks.errors import Garbled, Missing, Refused
+from blocks.postgres import databases
+from blocks.postgres.address import Address
+from blocks.postgres.cluster import scratch
+from blocks.postgres.load import create_database, drop_database, make_roles
+from blocks.postgres.tools import tools_for
+from flows import people
+from flows.catalogue.layout import proof_key, signature_of
+from flows.catalogue.manifest import Manifest, ProofPaper
+from flows.catalogue.tasks import Found, read_bucket
+from flows.effect import NotDone, ask_for, effect
+from flows.prove.judge import Outcome, disproven_by, judge, unproven
+from flows.restore.tasks import load_and_compare, opened_by
+from flows.words import count, duration, listed
+from flows.world import World
+
+SCRATCH_PREFIX = "shipkeeper_proof_"
+NEWEST_UNPROVEN = "newest-unproven"
+
+
+def choose(world: World, which: str) -> Found | None:
+    """The backup to prove; None when all complete ones are judged already."""
+    bucket = read_bucket(world.reading, world.keys, world.stage)
+    if which != NEWEST_UNPROVEN:
+        named = next((each for each in bucket.found if each.id == which), None)
+        if named is None:
+            raise NotDone(
+                f"no backup {which} in the bucket: name one that the flow catalogue shows, or {NEWEST_UNPROVEN}"
+            )
+        if named.trouble:
+            raise NotDone(f"backup {which} can't be believed: {named.trouble}")
+        return named
+    open_ones = [each for each in bucket.found if each.manifest and not each.proofs]
+    return max(open_ones, key=lambda each: each.id, default=None)
+
+
+def prove_it(world: World, found: Found) -> ProofPaper:
+    """Restore into a scratch and compare; the paper of what came of it."""
+    manifest, started, clock = _manifest(found), datetime.now(UTC), time.monotonic()
+    identities = opened_by(world, manifest)
+    try:
+        with _scratch(world, manifest) as (address, version):
+            outcome = _restored(world, found, address, identities)
+    except Missing as lacking:
+        outcome, version = unproven(str(lacking)), "none"
+    people.say(f"{found.id}: {outcome.verdict} after {duration(time.monotonic() - clock)}")
+    finished = datetime.now(UTC)
+    return ProofPaper(
+        id=proof_key(finished).removesuffix(".json"),
+        backup=found.id,
+        manifest_sha256=found.manifest_sha256,
+        verdict=outcome.verdict,
+        exceptions=(),
+        lacks=outcome.lacks,
+        differences=outcome.differences,
+        server_version=version,
+        started=started,
+        finished=finished,
+        seconds=outcome.seconds,
+        prover=world.proof_keys.signing_key_id,
+    )
+
+
+@effect(name="keep the proof", task_run_name="keep the proof of {paper.backup}")
+def keep(world: World, found: Found, paper: ProofPaper) -> None:
+    """Sign the paper, put it beside the manifest, remember it."""
+    text, objects = paper.text(), world.reading.objects()
+    key = f"{found.folder}{paper.id}.json"
+    objects.put(signature_of(key), world.proof_keys.sign(text))
+    objects.put(key, text, only_if_absent=True)
+    world.remember(paper.record())
+
+
+def report(paper: ProofPaper, manifest: Manifest) -> str:
+    """Show what came of it; returns the sentence."""
+    sentence = f"{paper.backup} is {paper.verdict}"
+    if paper.verdict == "proven":
+        sentence += (
+            f": {count(manifest.totals.rows, 'row')} of {count(manifest.totals.tables, 'table')} restored and equal"
+        )
+    if paper.lacks:
+        sentence += f": the scratch lacks {listed(list(paper.lacks))}"
+    if paper.differences:
+        first = paper.differences[0]
+        sentence += f": {first.what}: wanted {first.wanted}, found {first.found}"
+    rows = [f"# {sentence}", "| step | took |", "| --- | --- |"]
+    rows += [f"| {step} | {duration(length)} |" for step, length in paper.seconds.model_dump().items()]
+    rows += ["", f"Restored into Postgres {paper.server_version}; signed by {paper.prover}."]
+    if paper.differences:
+        rows += ["", "| what | wanted | found |", "| --- | --- | --- |"]
+        rows += [f"| {each.what} | {each.wanted} | {each.found} |" for each in paper.differences]
+    people.report("proof", "\n".join(rows), sentence)
+    return sentence
+
+
+def follow_up(world: World, paper: ProofPaper, sentence: str) -> str:
+    """A proven backup lets older ones go; a disproven one fails the run, so that people hear of it."""
+    if paper.verdict == "disproven":
+        raise NotDone(sentence)
+    if paper.verdict == "proven":
+        return f"{sentence}; {ask_for('prune', world.stage.name, {}, key=f'prune-after-{paper.backup}-{paper.id}')}"
+    return sentence
+
+
+def _restored(world: World, found: Found, address: Address, identities: list[str]) -> Outcome:
+    manifest = _manifest(found)
+    facts = databases.facts(address)
+    lacks = [f"extension {each.name}" for each in manifest.extensions if each.name not in facts.extensions]
+    if lacks:
+        return unproven(*lacks)
+    try:
+        create_database(address, address.database, manifest.database.model_dump())
+    except Refused as refused:
+        return unproven(f"the locale or encoding ({refused})")
+    make_roles(address, manifest.roles)
+    tools = tools_for(facts.version_num // 10000, address.bin_dir)
+    try:
+        loaded, compared = load_and_compare(
+            address, world.reading, found, identities, tools, world.stage.restore.workers, lambda: None, amcheck=True
+        )
+    except (Garbled, Refused, Missing) as wrong:
+        return disproven_by(str(wrong))
+    return judge(compared.differences, compared.lacks, loaded.seconds, compared.seconds)
+
+
+@contextmanager
+def _scratch(world: World, manifest: Manifest) -> Generator[tuple[Address, str]]:
+    """A database that does not exist yet on a scratch server, gone afterwards; Missing without a server of that major."""
+    name = SCRATCH_PREFIX + hashlib.sha256(manifest.id.encode()).hexdigest()[:8]
+    if world.scratch is None:
+        with scratch(manifest.database.server_version_num // 10000) as cluster:
+            yield cluster.address(name), _version(cluster.address())
+        return
+    address = world.scratch.address().at(name)
+    for left in databases.unused(address, SCRATCH_PREFIX):
+        drop_database(address, left)
+    try:
+        yield address, _version(address)
+    finally:
+        drop_database(address, name)
+
+
+def _version(address: Address) -> str:
+    major, minor = divmod(databases.facts(address).version_num, 10000)
+    return f"{major}.{minor}"
+
+
+def _manifest(found: Found) -> Manifest:
+    if found.manifest is None:
+        raise NotDone(f"backup {found.id} can't be believed: {found.trouble}")
+    return found.manifest

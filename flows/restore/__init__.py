@@ -1,0 +1,1 @@
+"""restore: brings a backup back, into a new database; and, approved, swaps it in."""

@@ -1,0 +1,35 @@
+"""restore: bring a backup back into a new database, compared before it is called done; on approval swap it in."""
+
+from flows import people
+from flows.effect import procedure, run_name
+from flows.restore import tasks
+from flows.restore.steps import bring_back, swap_in, swap_plan
+from flows.world import World
+
+
+@procedure(name="restore", flow_run_name=run_name("restore {which} of {database}"))
+def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str = "", dry_run: bool = False) -> str:
+    """Brings a backup back into a new database beside the live one, compares every row, and on approval swaps it in.
+
+    Args:
+        stage: which stage's backup is restored
+        which: an id, "latest-proven", or a time such as 2026-11-24T02:00Z (the newest backup not later than that)
+        into: name of the new database; empty for a name of our own; "BLOCK:NAME" or "BLOCK:" for another server
+        swap: the live database's name, typed out, to swap the restored one in after an approval; empty for no swap
+        dry_run: show the plan and stop
+    """
+    world, run = World.of(stage), people.run_key()
+    found, grade = tasks.find(world, which)
+    plan = tasks.make_plan(world, found, grade, into=into, swap=swap, key=run)
+    people.rename_run(plan.sentence)
+    people.report("restore-plan", plan.markdown, plan.sentence)
+    if dry_run:
+        return plan.sentence
+    tasks.insist(plan)
+    world.carry_out(bring_back, plan, key=f"{run}/restore/{plan.backup}")
+    if not swap:
+        return tasks.report(plan, f"{plan.backup} is restored as {plan.new} on {plan.server}, every table compared")
+    approved_by = people.approve(plan.markdown, database=swap, digest=plan.digest())
+    dressed = tasks.dress(world, plan)
+    world.carry_out(swap_in, swap_plan(plan, approved_by), key=f"{run}/swap", approved_by=approved_by)
+    return tasks.report(plan, f"{plan.backup} is live as {swap}; the old one is kept, closed, as {plan.old}", dressed)

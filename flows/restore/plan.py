@@ -1,0 +1,204 @@
+"""Decides what a restore will do and whether it may: the backup and the target in, a plan with reasons out.
+
+A restore always makes a new database; the only thing that ever touches a live one is the swap, and that is two renames.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flows.catalogue.manifest import Manifest
+from flows.records import Grade, Plan
+from flows.words import count, duration, listed, moment, size
+
+NAME_BYTES = 63  # Postgres cuts longer names
+SPACE_FACTOR = 1.3
+UNMEASURED = (2.0, 4.0)  # a first restore takes this many times as long as its dump
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was seen at the server that a backup is brought back to."""
+
+    server: str
+    version_num: int
+    databases: tuple[str, ...]
+    ours: bool  # the new database exists and is this very restore's own
+    can_create: bool
+    can_rename: str | None  # why the live database can't be renamed; None: it can
+    extensions: tuple[str, ...]
+    roles: tuple[str, ...]
+    collation_version: str | None
+    free_bytes: int | None
+    client_major: int
+
+
+class RestorePlan(Plan):
+    """Which backup goes into which new database, what is missing there, and what a swap would rename."""
+
+    loose: ClassVar[frozenset[str]] = frozenset({"seconds_low", "seconds_high", "warnings", "refusals", "grade"})
+
+    stage: str
+    backup: str
+    folder: str  # in the store, relative to the store's prefix
+    manifest_sha256: str
+    server_block: str  # empty: the stage's own server
+    facts: dict[str, Any]  # encoding and collation of the new database
+    database: str
+    kept_until: str
+    grade: str
+    server: str
+    new: str
+    swap: str
+    old: str
+    size_bytes: int
+    tables: int
+    rows: int
+    seconds_low: float
+    seconds_high: float
+    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The plan in one sentence."""
+        swap = f", then swap it in as {self.swap} (the live one is kept as {self.old})" if self.swap else ""
+        return f"restore {self.backup} into {self.new} on {self.server}{swap}"
+
+    @property
+    def markdown(self) -> str:
+        """The plan as a page."""
+        length = f"{duration(self.seconds_low)} to {duration(self.seconds_high)}"
+        what = f"{count(self.tables, 'table')}, {count(self.rows, 'row')}, {size(self.size_bytes)}"
+        rows = [
+            f"# Plan: {self.sentence}",
+            f"State of {self.kept_until}; {self.grade}; {what}; about {length}.",
+        ]
+        for title, lines in (("Stands in the way", self.refusals), ("Worth knowing", self.warnings)):
+            if lines:
+                rows += [f"## {title}", *(f"- {line}" for line in lines)]
+        return "\n\n".join(rows)
+
+
+def new_name(database: str, backup: str, key: str, word: str = "restore") -> str:
+    """`app_restore_k3v9q2`: the same for the same backup and key, so that a run started again finds its own."""
+    mark = base64.b32encode(hashlib.sha256(f"{backup} {key}".encode()).digest()).decode().lower()[:6]
+    tail = f"_{word}_{mark}"
+    return _cut(database, NAME_BYTES - len(tail)) + tail
+
+
+def plan_restore(
+    manifest: Manifest,
+    manifest_sha256: str,
+    target: Target,
+    *,
+    folder: str,
+    server_block: str,
+    new: str,
+    old: str,
+    swap: str,
+    grade: tuple[Grade, str],
+    rates: Sequence[float],
+) -> RestorePlan:
+    """The plan of one restore.
+
+    Args:
+        manifest: the chosen backup's, its signature checked.
+        manifest_sha256: of the stored bytes.
+        target: what was seen at the server.
+        folder: the backup's, in the store.
+        server_block: the PostgresServer block of the target; empty: the stage's own.
+        new: name of the database to be made.
+        old: name that the live database gets in a swap.
+        swap: name of the live database, typed out; empty: no swap.
+        grade: what the backup is worth, and why.
+        rates: stored bytes a second of this database's last restores and proofs.
+    """
+    low, high = _expected(manifest, rates)
+    return RestorePlan(
+        stage=manifest.stage,
+        backup=manifest.id,
+        folder=folder,
+        manifest_sha256=manifest_sha256,
+        server_block=server_block,
+        facts=manifest.database.model_dump(),
+        database=manifest.database.name,
+        kept_until=moment(manifest.snapshot.time),
+        grade=f"{grade[0]} ({grade[1]})",
+        server=target.server,
+        new=new,
+        swap=swap,
+        old=old if swap else "",
+        size_bytes=manifest.database.size_bytes,
+        tables=manifest.totals.tables,
+        rows=manifest.totals.rows,
+        seconds_low=low,
+        seconds_high=high,
+        warnings=tuple(_warnings(manifest, target, grade[0])),
+        refusals=tuple([*_refusals(manifest, target, new), *_swap_refusals(target, swap)]),
+    )
+
+
+def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
+    lines: list[str] = []
+    major, wanted = target.version_num // 10000, manifest.database.server_version_num // 10000
+    if new in target.databases and not target.ours:
+        lines.append(f"database {new} exists already on {target.server}: name another with into=, or drop it by hand")
+    if not target.can_create:
+        lines.append("the role may not create databases there: grant it CREATEDB")
+    if major < wanted:
+        lines.append(
+            f"the server is Postgres {major}, the backup was taken from {wanted}: a restore never goes back a major"
+        )
+    if target.client_major < wanted:
+        lines.append(f"the client tools here are of Postgres {target.client_major}, the backup needs {wanted}")
+    lacks = [e.name for e in manifest.extensions if e.name not in target.extensions]
+    if lacks:
+        lines.append(f"the server lacks the extensions {listed(lacks)}: install them there first")
+    need = round(manifest.database.size_bytes * SPACE_FACTOR)
+    if target.free_bytes is not None and target.free_bytes < need:
+        lines.append(f"{size(target.free_bytes)} are free there, {size(need)} are needed")
+    return lines
+
+
+def _swap_refusals(target: Target, swap: str) -> list[str]:
+    if not swap:
+        return []
+    if swap not in target.databases:
+        return [f"swap names {swap!r}, but {target.server} has no database of that name: type the live database's name"]
+    if target.can_rename:
+        return [
+            f"{swap} can't be renamed: {target.can_rename}. What works: restore without swap= and point the service's"
+            " DATABASE_URL at the new database"
+        ]
+    return []
+
+
+def _warnings(manifest: Manifest, target: Target, grade: Grade) -> list[str]:
+    lines: list[str] = []
+    if grade != "proven":
+        lines.append(f"this backup is {grade}: the restore compares it with its manifest all the same")
+    missing = [role for role in manifest.roles if role not in target.roles]
+    if missing:
+        lines.append(f"roles missing there: {listed(missing)}; owners and grants are not restored in any case")
+    was = manifest.database.collation_version
+    if was and target.collation_version and was != target.collation_version:
+        lines.append(
+            f"collation version {target.collation_version} there, {was} in the backup: text indexes are built anew"
+        )
+    lines += [f"not in it: {line}" for line in manifest.left_out]
+    lines += [f"not in it: {e.what} of {e.schema_}.{e.name} (excluded by {e.rule})" for e in manifest.excluded]
+    return lines
+
+
+def _expected(manifest: Manifest, rates: Sequence[float]) -> tuple[float, float]:
+    if rates:
+        return manifest.totals.stored_bytes / max(rates), manifest.totals.stored_bytes / min(rates)
+    took = max((manifest.finished - manifest.started).total_seconds(), 1.0)
+    return took * UNMEASURED[0], took * UNMEASURED[1]
+
+
+def _cut(text: str, size_bytes: int) -> str:
+    return text.encode()[:size_bytes].decode(errors="ignore")

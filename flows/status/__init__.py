@@ -1,0 +1,1 @@
+"""status: one page that says whether the promise is kept."""

@@ -1,0 +1,50 @@
+"""What status looks at and shows; the judgement is flows/catalogue/health.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flows import people
+from flows.catalogue.grades import Graded, graded
+from flows.catalogue.health import health
+from flows.catalogue.retention import Circumstances, prune_plan
+from flows.effect import NotDone, effect
+from flows.ledger import Entry
+from flows.words import count
+from flows.world import World
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the ledger knows now."""
+
+    open: Sequence[Entry]
+    backups: Sequence[Graded]
+    ticked: datetime | None
+
+
+@effect(name="look at the ledger")
+def look(world: World) -> Seen:
+    """Open operations, graded backups, reconcile's last tick."""
+    proofs = world.ledger.proofs()
+    backups = [graded(each, proofs) for each in world.ledger.backups()]
+    return Seen(world.ledger.open(), backups, world.ledger.ticked())
+
+
+def show(world: World, seen: Seen) -> str:
+    """The page, and the sentence; NotDone when the promise is broken."""
+    now = datetime.now(UTC)
+    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=now)
+    lines = [f"# {world.stage.name}: {verdict.reason}", *(f"- {fact}" for fact in verdict.evidence)]
+    lines += ["", f"## {count(len(seen.open), 'open operation')}", *(f"- {entry}" for entry in seen.open)]
+    lines += ["", f"- {_next_to_go(world, seen, now)}"]
+    people.report("status", "\n".join(lines), verdict.reason)
+    if not verdict.go:
+        raise NotDone(verdict.reason)
+    return verdict.reason
+
+
+def _next_to_go(world: World, seen: Seen, now: datetime) -> str:
+    plan = prune_plan(seen.backups, world.stage.retention, now, Circumstances(really=True))
+    going = [row.backup.id for row in plan.rows if not row.keep]
+    return f"the next prune deletes {', '.join(going)}" if going else "the next prune deletes nothing"
