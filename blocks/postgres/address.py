@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -104,6 +105,14 @@ class Address:
                 autocommit=True,
                 **KEEPALIVE,
             )
+
+    def url(self) -> str:
+        """What `of_url` reads, the password too: for an environment, never for a command line, a file or a log."""
+        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        more = {"sslmode": self.sslmode, "sslrootcert": self.sslrootcert, "connect_timeout": self.connect_timeout_s}
+        query = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in more.items() if value)
+        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")  # brackets: IPv6; a socket: escaped
+        return f"postgresql://{login}@{host}:{self.port}/{quote(self.database, safe='')}?{query}"
 
     def to_json(self) -> dict[str, Any]:
         """All of it, the password too: for a worker's pipe, never for a file or a log."""

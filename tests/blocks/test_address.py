@@ -189,6 +189,12 @@ def test_a_url_gives_the_address() -> None:
     assert address == Address("db.example", 6000, "keeper", "p@ss", "한", "require")
 
 
+@pytest.mark.parametrize("host", ["db.example", "2001:db8::1", "/run/a socket?/한"])
+def test_the_url_of_an_address_gives_it_back(host: str) -> None:
+    address = Address(host, 6000, "kee/per", PASSWORD, "a=b ?&#%", "verify-full", "/etc/ca &.pem", 7)
+    assert Address.of_url(address.url()) == address
+
+
 @pytest.mark.parametrize(
     "url",
     ["postgresql://u:canary@h:port/d", "postgresql://u:canary@[::1/d", "canary", "postgresql://u:canary@h/d?x=canary"],
