@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the query reads by its columns
 """The schema as sorted lines, one an object: what a restore is compared with, line by line.
 
 Names and texts only: no oid, no owner, no grant, no value of a row or a sequence, nothing of an extension's members.

@@ -1,7 +1,7 @@
 """The jobs of a comparison, in a worker: what a restored database holds, read as the dump read it.
 
-Nothing is written. A row's values never leave a worker: a difference names the row's number, and its key where that is a
-number or a UUID.
+Nothing is written. A row's values never leave a worker: a difference names the row's number, and its key where that is
+a number or a UUID.
 """
 
 import re
@@ -34,17 +34,20 @@ def measured(pieces: Iterator[bytes]) -> Facts:
     return Facts(count, digest.hexdigest(), size)
 
 
-def read_table(
-    desk: Desk, *, table: Mapping[str, Any], key: str, sha256: str, rows: int, xxh3_128: str, plain_bytes: int
-) -> dict[str, Any]:
+def facts_of(stored: Mapping[str, Any]) -> Facts:
+    """The facts that the manifest states of a data object."""
+    return Facts(stored["rows"], stored["xxh3_128"], stored["plain_bytes"])
+
+
+def read_table(desk: Desk, *, table: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Read one table back; on a difference its object is read beside it, to say where."""
-    it = Table.of(table)
-    found = measured(table_pieces(desk, it, plain_bytes))
-    if found == Facts(rows, xxh3_128, plain_bytes):
+    it, wanted = Table.of(table), facts_of(stored)
+    found = measured(table_pieces(desk, it, wanted.plain_bytes))
+    if found == wanted:
         return {"differs": None}
-    both = _Both(_lines(table_pieces(desk, it, plain_bytes)), it)
+    both = _Both(_lines(table_pieces(desk, it, wanted.plain_bytes)), it)
     splitter = _Splitter(both.compare)
-    desk.fetch(key, splitter.feed, sha256)
+    desk.fetch(stored["key"], splitter.feed, stored["sha256"])
     return {"differs": both.verdict(), "rows": found.rows, "xxh3_128": found.xxh3_128}
 
 
@@ -73,9 +76,9 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class _Both:
-    """The lines of the object beside those of the table: the first that differs, and whether they are the same as sorted.
+    """The lines of the object beside those of the table: the first that differs, and whether sorted they are the same.
 
-    The sum of all lines' hashes is the same for the same lines in any order (and for no others, but by a chance of 2^-128).
+    The sum of all lines' hashes is the same for the same lines in any order, and for no others (but once in 2^128).
     """
 
     def __init__(self, found: Iterator[bytes], table: Table) -> None:

@@ -43,7 +43,8 @@ class Table:
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "Table":
         """What `to_json` gave; JSON's lists become tuples."""
-        return cls(**{**value, "columns": tuple(value["columns"]), "key": tuple(value["key"])})
+        known: dict[str, Any] = dict(value) | {"columns": tuple(value["columns"]), "key": tuple(value["key"])}
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class StoredObject:
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "StoredObject":
         """What `to_json` gave."""
-        return cls(**{**value, "parts": tuple(Part(**part) for part in value.get("parts", ()))})
+        known: dict[str, Any] = dict(value) | {"parts": tuple(Part(**part) for part in value.get("parts", ()))}
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,6 @@ class Contents:
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Contents":
         """Of a manifest's JSON; its other fields are not looked at."""
-
         return cls(
             database=manifest["database"],
             pinned=manifest["pinned"],

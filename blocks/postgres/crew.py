@@ -1,4 +1,4 @@
-"""Worker processes side by side: `python -m blocks.postgres.worker`, a JSON line a job in, JSON lines of its result out.
+"""Worker processes side by side: `python -m blocks.postgres.worker`, a JSON line a job in, lines of its result out.
 
 The invariant: a run gives as many results as it was given jobs, and each worker ended with 0, or it raises. After an
 exception no worker is left, nor anything that one started. What a worker must know, secrets too, goes over its pipe.
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the parent does meanwhile: `look` every second (it raises to end the run), `moved` with plain bytes, `ended` a job."""
+    """What the parent does meanwhile: `look` every second (it raises to end the run), the rest as it happens."""
 
     look: Callable[[], None] = field(default=lambda: None)
     moved: Callable[[int], None] = field(default=lambda _: None)
@@ -67,7 +67,7 @@ class Crew:
             )
 
     def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> list[dict[str, Any]]:
-        """The results in the order of jobs. A job whose failure may pass (a store that did not answer) gets a second try."""
+        """The results in the order of jobs. A job to which the store did not answer gets a second try."""
         return _Run(self._workers, self._said, jobs, watch or Watch()).results()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,18 @@ _TELL_EVERY_S = 0.5
 _MOST_PARTS = 9000
 _PSQL_LOST_ITS_CONNECTION = 2
 _ERROR_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A call of one of Postgres' tools: `what` names it in an error, `arguments` begin with the program's name."""
+
+    what: str
+    arguments: Sequence[str]
+    stdin: int | IO[bytes] = subprocess.DEVNULL
+    stdout: int = subprocess.DEVNULL
+    keep_open: Sequence[int] = ()
+    environ: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class StoreSilent(Unreachable):
@@ -108,41 +121,44 @@ class Desk:
 
     def tool_pieces(self, what: str, arguments: Sequence[str]) -> Iterator[bytes]:
         """A tool's output; `what` names it in an error, `arguments` begin with its name (pg_dump, psql ...)."""
-        with self.tool(what, arguments, stdout=subprocess.PIPE) as (process, errors):
+        with self.running(Tool(what, arguments, stdout=subprocess.PIPE)) as (process, errors):
             try:
                 yield from process_pieces(process, what)
             except Refused as error:
-                raise tool_error(what, process.returncode, errors) or error from None
+                raise (tool_error(what, process.returncode, errors) if process.returncode else error) from None
 
-    def run_tool(self, what: str, arguments: Sequence[str], *, keep_open: Sequence[int] = (), **environ: str) -> None:
+    def run_tool(self, tool: "Tool") -> None:
         """Run a tool to its end; Refused or Unreachable unless that is 0."""
-        with self.tool(what, arguments, keep_open=keep_open, **environ) as (process, errors):
+        with self.running(tool) as (process, errors):
             if process.wait():
-                raise tool_error(what, process.returncode, errors)
+                raise tool_error(tool.what, process.returncode, errors)
 
     @contextmanager
-    def tool(
-        self, what: str, arguments: Sequence[str], *, keep_open: Sequence[int] = (), **more: Any
-    ) -> Generator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    def running(self, tool: "Tool") -> Generator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         """A running tool and the file of its errors; it has ended when the block is left."""
-        pipes = {name: more.pop(name) for name in ("stdin", "stdout") if name in more}
-        if self._leaving.is_set():
-            raise Unreachable(f"{what} is not started: this worker's parent is gone")
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                [str(Path(self.orders["bin"]) / arguments[0]), *arguments[1:]],
-                env=self._environ(more),
-                bufsize=0,
-                stderr=errors,
-                pass_fds=keep_open,
-                **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes},
-            )
+            process = self._started(tool, errors)
             self._tools.add(process)
             try:
+                if self._leaving.is_set():
+                    raise Unreachable(f"{tool.what} was ended: this worker's parent is gone")
                 yield process, errors
             finally:
                 _end(process)
                 self._tools.discard(process)
+
+    def _started(self, tool: "Tool", errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """The parent's death may come at any moment: `leave` ends what is known, `running` what it did not know yet."""
+        named = {"PGAPPNAME": self.orders["application_name"], "LC_MESSAGES": "C"}
+        return subprocess.Popen(
+            [str(Path(self.orders["bin"]) / tool.arguments[0]), *tool.arguments[1:]],
+            env={**os.environ, **self.address.environ(), **named, **tool.environ},
+            bufsize=0,
+            stdin=tool.stdin,
+            stdout=tool.stdout,
+            stderr=errors,
+            pass_fds=tool.keep_open,
+        )
 
     def end_tools(self) -> None:
         """End what a job left running; a job that ended well left nothing."""
@@ -154,10 +170,6 @@ class Desk:
         self._leaving.set()
         for process in list(self._tools):
             process.kill()
-
-    def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
-        name = self.orders["application_name"]
-        return {**os.environ, **self.address.environ(), "PGAPPNAME": name, "LC_MESSAGES": "C", **more}
 
 
 def part_bytes(estimate_bytes: int) -> int:

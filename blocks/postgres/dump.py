@@ -34,6 +34,14 @@ class Progress:
         return self.plain_bytes / self.seconds if self.seconds else 0.0
 
 
+def ignored(_: Progress) -> None:
+    """Nobody is told."""
+
+
+def unwatched() -> None:
+    """Nothing ends it from outside."""
+
+
 @dataclass(frozen=True)
 class Dumped:
     """What was stored, with the seconds it took."""
@@ -69,7 +77,7 @@ class Meter:
         self.tell(Progress(self._bytes, self.estimate_bytes, self._done, self.tables, seconds))
 
 
-def dump(
+def dump(  # noqa: PLR0913 - options by keyword, each with a default
     held: Held,
     place: Place,
     prefix: str,
@@ -81,13 +89,13 @@ def dump(
     metadata: Mapping[str, str] = NO_METADATA,
     storage_class: str | None = None,
     lock_wait_s: float = 60,
-    progress: Callable[[Progress], None] = lambda _: None,
-    watch: Callable[[], None] = lambda: None,
+    progress: Callable[[Progress], None] = ignored,
+    watch: Callable[[], None] = unwatched,
 ) -> Dumped:
     """Store everything that is held under prefix (ends with "/"), largest table first behind the schema.
 
-    `watch` is called every second, after the holder was found alive; what it raises ends the dump (a limit, a lost lease).
-    Raises Unreachable (the whole may be tried again), Refused, Garbled.
+    `watch` is called every second, after the holder was found alive; what it raises ends the dump (a limit, a lost
+    lease). Raises Unreachable (the whole may be tried again), Refused, Garbled.
     """
     started = time.monotonic()
     tables = held.survey.tables
@@ -97,25 +105,24 @@ def dump(
         held.alive()
         watch()
 
-    orders = {
-        **_orders(held, place, prefix, tools),
+    jobs = [*_whole_jobs(held, lock_wait_s), *_table_jobs(tables)]
+    orders = _orders(held, tools) | {
+        "place": place.to_json(),
+        "prefix": prefix,
         "recipients": list(recipients),
         "level": level,
         "metadata": dict(metadata),
         "storage_class": storage_class,
     }
-    jobs = [*_whole_jobs(held, lock_wait_s), *_table_jobs(tables)]
     with Crew(orders, min(workers, len(jobs))) as crew:
         results = crew.run(jobs, Watch(look, meter.moved, meter.ended))
     held.alive()
     return Dumped(_contents(held, jobs, results), time.monotonic() - started)
 
 
-def _orders(held: Held, place: Place, prefix: str, tools: Tools) -> dict[str, Any]:
+def _orders(held: Held, tools: Tools) -> dict[str, Any]:
     return {
         "address": held.address.to_json(),
-        "place": place.to_json(),
-        "prefix": prefix,
         "bin": str(tools.bin),
         "application_name": held.application_name,
         "snapshot": held.snapshot.id,

@@ -36,12 +36,12 @@ def copy_out(table: Table, encoding: str) -> str:
     name = qualified(table.schema, table.name)
     what = f"{name}{listed(table.columns)}"
     if table.condition:
-        what = f"(select {', '.join(map(ident, table.columns))} from only {name} {table.condition})"
+        what = f"(select {', '.join(map(ident, table.columns))} from only {name} {table.condition})"  # noqa: S608 - quoted
     return f"copy {what} to stdout (encoding {literal(encoding)})"
 
 
 def psql_reading(desk: Desk, copy: str) -> list[str]:
-    """psql's arguments: pins, proof of the pins, the snapshot, the COPY."""
+    """Psql's arguments: pins, proof of the pins, the snapshot, the COPY."""
     version = int(desk.orders["server_version_num"])
     before = [*statements(desk.pinned, version), r"\o /dev/null", proof(desk.pinned), r"\o", *desk.entering_snapshot()]
     commands = [argument for statement in (*before, copy) for argument in ("-c", statement)]
@@ -139,8 +139,14 @@ def _later_pieces(desk: Desk, oid: int, start: int) -> Iterator[bytes]:
 
 
 _LISTS = frozenset(
-    "local_preload_libraries search_path session_preload_libraries shared_preload_libraries temp_tablespaces "
-    "unix_socket_directories".split()
+    [
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    ]
 )
 _DATABASE_SETTINGS = """
 select r.rolname, x from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole, unnest(s.setconfig) x

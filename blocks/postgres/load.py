@@ -17,7 +17,7 @@ from blocks.errors import Refused
 from blocks.postgres.address import Address, said
 from blocks.postgres.contents import Contents, StoredObject, Table
 from blocks.postgres.crew import Crew, Job, Watch
-from blocks.postgres.dump import FIRST, Meter, Progress
+from blocks.postgres.dump import FIRST, Meter, Progress, ignored, unwatched
 from blocks.postgres.pins import ident, literal, qualified, rows, run
 from blocks.postgres.tools import Tools
 from blocks.storage.objects import Place
@@ -40,7 +40,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as the backup says. Not grave: the same rows in another order. Values of rows are never in it."""
+    """One thing that is not as the backup says, without values of rows. Not grave: the same rows in another order."""
 
     what: str
     wanted: str
@@ -76,7 +76,7 @@ class _Clock:
 def create_database(
     address: Address, name: str, facts: Mapping[str, Any], *, application_name: str = "shipkeeper"
 ) -> None:
-    """Create an empty database with the encoding and locale of `facts` (the manifest's "database"), closed to the public.
+    """Create an empty database, closed to the public, with the encoding and locale of `facts` (the manifest's).
 
     Its owner and superusers may enter. Refused when the name is taken or this server lacks the locale.
     """
@@ -121,7 +121,7 @@ def _maintenance(address: Address, application_name: str) -> Generator[psycopg.C
 # ---- load
 
 
-def crew_for(
+def crew_for(  # noqa: PLR0913 - options by keyword, each with a default
     address: Address,
     contents: Contents,
     place: Place,
@@ -132,7 +132,7 @@ def crew_for(
     workers: int = 2,
     application_name: str = "shipkeeper",
 ) -> Crew:
-    """One crew for load and read_back: `with crew_for(...) as crew: load(..., crew=crew); read_back(..., crew=crew)`."""
+    """Workers for both load and read_back, used with `with`; a crew more would cost its start."""
     with closing(address.connect(application_name=application_name)) as connection:
         version = connection.info.server_version
     orders = {
@@ -149,7 +149,7 @@ def crew_for(
     return Crew(orders, workers)
 
 
-def load(
+def load(  # noqa: PLR0913 - options by keyword, each with a default
     address: Address,
     contents: Contents,
     crew: Crew,
@@ -157,25 +157,26 @@ def load(
     parallel: int = 2,
     keep: Sequence[str] = (),
     application_name: str = "shipkeeper",
-    progress: Callable[[Progress], None] = lambda _: None,
-    watch: Callable[[], None] = lambda: None,
+    progress: Callable[[Progress], None] = ignored,
+    watch: Callable[[], None] = unwatched,
 ) -> Loaded:
     """Fill the empty database at address; run again after a death it goes on where rows were loaded.
 
     `parallel` is for building indexes, `keep` what of "owner" and "privileges" is restored (their roles must exist).
-    Raises Garbled when bytes are not those of the backup, Refused when the database holds anything else or was left while
-    its tables or indexes were made: drop it and start over.
+    Raises Garbled when bytes are not those of the backup, Refused when the database holds anything else or was left
+    while its tables or indexes were made: drop it and start over.
     """
     clock = _Clock()
     data = contents.data()
-    meter = Meter(progress, len(data), sum(found.plain_bytes for _, found in data), "load_table")
-    watching = Watch(watch, meter.moved, meter.ended)
+    watching = _watching(progress, watch, data, "load_table")
     with closing(address.connect(application_name=application_name)) as connection:
-        stage = _Stage(connection, address.database)
+        stage = _Stage(connection)
         schema = _demanded(contents, "schema")
         if stage.reached < STEPS.index("tables made"):
             with clock.step("tables"):
-                _make_tables(crew, stage, contents, schema, keep, watching)
+                stage.reach("begun")
+                crew.run([_section("pre-data", schema, 1, keep)], watching)
+                stage.reach("tables made")
         with clock.step("rows"):
             results = crew.run([*_blob_jobs(contents), *_data_jobs("load_table", data)], watching)
             _set_sequences(connection, contents)
@@ -193,8 +194,9 @@ def load(
 class _Stage:
     """How far an earlier load of this database came, kept in its comment."""
 
-    def __init__(self, connection: psycopg.Connection, name: str) -> None:
-        self._connection, self._name = connection, name
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection, self._name = connection, connection.info.dbname
+        name = self._name
         with said(f"looking into {name}"):
             comment = rows(connection, _COMMENT)[0][0] or ""
             used = rows(connection, _USED)[0][0]
@@ -211,12 +213,14 @@ class _Stage:
         self.reached = STEPS.index(step)
 
 
-def _make_tables(
-    crew: Crew, stage: _Stage, contents: Contents, schema: StoredObject, keep: Sequence[str], watching: Watch
-) -> None:
-    stage.reach("begun")
-    crew.run([_section("pre-data", schema, 1, keep)], watching)
-    stage.reach("tables made")
+def _watching(
+    progress: Callable[[Progress], None],
+    watch: Callable[[], None],
+    data: Sequence[tuple[Table, StoredObject]],
+    counted: str,
+) -> Watch:
+    meter = Meter(progress, len(data), sum(found.plain_bytes for _, found in data), counted)
+    return Watch(watch, meter.moved, meter.ended)
 
 
 def _demanded(contents: Contents, role: str) -> StoredObject:
@@ -226,8 +230,8 @@ def _demanded(contents: Contents, role: str) -> StoredObject:
 
 
 def _section(section: str, schema: StoredObject, parallel: int, keep: Sequence[str]) -> Job:
-    stored = {"key": schema.key, "sha256": schema.sha256}
-    return Job("load_section", {"section": section, "parallel": parallel, "keep": list(keep), **stored})
+    how = {"section": section, "parallel": parallel, "keep": list(keep)}
+    return Job("load_section", {"stored": {"key": schema.key, "sha256": schema.sha256}, **how})
 
 
 def _blob_jobs(contents: Contents) -> list[Job]:
@@ -242,14 +246,7 @@ def _data_jobs(what: str, data: Sequence[tuple[Table, StoredObject]]) -> list[Jo
     return [
         Job(
             what,
-            {
-                "table": table.to_json(),
-                "key": stored.key,
-                "sha256": stored.sha256,
-                "rows": stored.rows,
-                "xxh3_128": stored.xxh3_128,
-                "plain_bytes": stored.plain_bytes,
-            },
+            {"table": table.to_json(), "stored": {**stored.to_json(), "parts": []}},
             stored.plain_bytes,
         )
         for table, stored in data
@@ -271,14 +268,13 @@ def read_back(
     crew: Crew,
     *,
     amcheck: bool = False,
-    progress: Callable[[Progress], None] = lambda _: None,
-    watch: Callable[[], None] = lambda: None,
+    progress: Callable[[Progress], None] = ignored,
+    watch: Callable[[], None] = unwatched,
 ) -> Compared:
     """Compare the crew's database with the backup: rows, large objects, sequences, schema, what must be valid."""
     clock = _Clock()
     data = contents.data()
-    meter = Meter(progress, len(data), sum(found.plain_bytes for _, found in data), "read_table")
-    watching = Watch(watch, meter.moved, meter.ended)
+    watching = _watching(progress, watch, data, "read_table")
     catalogue = _demanded(contents, "catalogue")
     with clock.step("rows"):
         tables = crew.run(_data_jobs("read_table", data), watching)

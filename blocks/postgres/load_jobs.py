@@ -1,37 +1,37 @@
+# ruff: noqa: S608 - names are quoted by qualified()
 """The jobs of a restore, in a worker: pre-data, large objects, rows, post-data, all into a database of our own.
 
 The invariant: a table's rows are committed only after the last byte was decrypted, the stored bytes agree with their
-sha256, and count and hash with the manifest. The table is truncated in that same transaction: only so do its rows go into
-the heap in the order of the stream (and FREEZE is allowed), and a restored table reads byte for byte as the dumped one.
+sha256, and count and hash with the manifest. The table is truncated in that same transaction: only so do its rows go
+into the heap in the order of the stream (and FREEZE is allowed), and a restored table reads as the dumped one did.
 """
 
 import io
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, cast
 
 import psycopg
 
 from blocks.errors import Garbled, Refused
 from blocks.postgres.address import said
-from blocks.postgres.compare_jobs import measured
+from blocks.postgres.compare_jobs import facts_of, measured
 from blocks.postgres.contents import Table
-from blocks.postgres.desk import Desk, tool_error
+from blocks.postgres.desk import Desk, Tool, tool_error
 from blocks.postgres.dump_jobs import hash_blobs, table_pieces
 from blocks.postgres.pins import listed, literal, qualified, rows, run
 from blocks.stream import PIECE, Facts
 
-BUILD_MEMORY = "-c maintenance_work_mem=512MB"
+BUILD_MEMORY = {"PGOPTIONS": "-c maintenance_work_mem=512MB"}
 SET_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;"
 V17 = 17
 
 
-def load_table(
-    desk: Desk, *, table: Mapping[str, Any], key: str, sha256: str, rows: int, xxh3_128: str, plain_bytes: int
-) -> dict[str, Any]:
+def load_table(desk: Desk, *, table: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Fill one table; one that is filled already, and reads back equal, is kept."""
-    it, wanted = Table.of(table), Facts(rows, xxh3_128, plain_bytes)
+    it, wanted = Table.of(table), facts_of(stored)
     with said(f"loading {it}"):
         if it.condition is None and _is_filled(desk.connection, it) and _reads_back(desk, it, wanted):
             return {"kept": True}
@@ -39,13 +39,14 @@ def load_table(
             _emptied(desk.connection, it)
             with desk.connection.cursor() as cursor:
                 with cursor.copy(_copy_in(it, desk.pinned["client_encoding"]).encode()) as copy:
-                    found = desk.fetch(key, copy.write, sha256)
+                    found = desk.fetch(stored["key"], copy.write, stored["sha256"])
                 _demand(it, wanted, found, cursor.rowcount)
     return {"kept": False}
 
 
 def _is_filled(connection: psycopg.Connection, table: Table) -> bool:
-    return bool(rows(connection, f"select exists (select from only {qualified(table.schema, table.name)})")[0][0])
+    name = qualified(table.schema, table.name)
+    return bool(rows(connection, f"select exists (select from only {name})")[0][0])
 
 
 def _reads_back(desk: Desk, table: Table, wanted: Facts) -> bool:
@@ -55,14 +56,14 @@ def _reads_back(desk: Desk, table: Table, wanted: Facts) -> bool:
 def _emptied(connection: psycopg.Connection, table: Table) -> None:
     """An extension's configuration table keeps what the extension itself put there."""
     name = qualified(table.schema, table.name)
-    run(
-        connection, f"truncate only {name}" if table.condition is None else f"delete from only {name} {table.condition}"
-    )
+    whole = table.condition is None
+    run(connection, f"truncate only {name}" if whole else f"delete from only {name} {table.condition}")
 
 
 def _copy_in(table: Table, encoding: str) -> str:
     freeze = "freeze, " if table.condition is None else ""
-    return f"copy {qualified(table.schema, table.name)}{listed(table.columns)} from stdin ({freeze}encoding {literal(encoding)})"
+    what = f"{qualified(table.schema, table.name)}{listed(table.columns)}"
+    return f"copy {what} from stdin ({freeze}encoding {literal(encoding)})"
 
 
 def _demand(table: Table, wanted: Facts, found: Facts, copied: int) -> None:
@@ -74,10 +75,12 @@ def _demand(table: Table, wanted: Facts, found: Facts, copied: int) -> None:
     )
 
 
-def load_section(desk: Desk, *, section: str, key: str, sha256: str, parallel: int, keep: list[str]) -> dict[str, Any]:
+def load_section(
+    desk: Desk, *, section: str, stored: Mapping[str, Any], parallel: int, keep: list[str]
+) -> dict[str, Any]:
     """Run one section of the schema archive; `keep` is what is not left to others: "owner", "privileges"."""
     with tempfile.TemporaryFile() as archive:
-        desk.fetch(key, archive.write, sha256)
+        desk.fetch(stored["key"], archive.write, stored["sha256"])
         archive.flush()
         options = [f"--section={section}", "--exit-on-error"]
         options += [f"--no-{what}" for what in ("owner", "privileges") if what not in keep]
@@ -89,29 +92,30 @@ def load_section(desk: Desk, *, section: str, key: str, sha256: str, parallel: i
 
 
 def _by_pg_restore(desk: Desk, section: str, options: list[str], archive: IO[bytes]) -> None:
-    """The archive has no name: a worker that is killed leaves nothing. Parallel pg_restore opens it anew by this path."""
+    """The archive has no name: a worker that is killed leaves nothing. Parallel pg_restore opens it by this path."""
     number = archive.fileno()
     arguments = ["pg_restore", *options, "-d", desk.address.argument, f"/proc/self/fd/{number}"]
-    desk.run_tool(f"pg_restore of {section}", arguments, keep_open=[number], PGOPTIONS=BUILD_MEMORY)
+    desk.run_tool(Tool(f"pg_restore of {section}", arguments, keep_open=[number], environ=BUILD_MEMORY))
 
 
 def _through_psql(desk: Desk, section: str, options: list[str], archive: IO[bytes]) -> None:
-    """A pg_restore of 17 and newer sets transaction_timeout, which older servers lack: as a script, without that line."""
+    """As a script, without the line on transaction_timeout: pg_restore sets that since 17, older servers lack it."""
     number = archive.fileno()
-    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", desk.address.argument]
     with tempfile.TemporaryFile() as script:
         restore = ["pg_restore", *options, "-f", "-", f"/proc/self/fd/{number}"]
-        with desk.tool(f"pg_restore of {section}", restore, keep_open=[number], stdout=subprocess.PIPE) as (
-            process,
-            errors,
-        ):
-            script.writelines(line for line in process.stdout or () if line.strip() != SET_TRANSACTION_TIMEOUT)
-            if process.wait():
-                raise tool_error(f"pg_restore of {section}", process.returncode, errors)
-        script.seek(0)
-        with desk.tool(f"psql of {section}", psql, stdin=script, PGOPTIONS=BUILD_MEMORY) as (process, errors):
-            if process.wait():
-                raise tool_error(f"psql of {section}", process.returncode, errors)
+        desk.run_tool(Tool(f"pg_restore of {section}", restore, stdout=script.fileno(), keep_open=[number]))
+        with _without(script, SET_TRANSACTION_TIMEOUT) as accepted:
+            psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", desk.address.argument]
+            desk.run_tool(Tool(f"psql of {section}", psql, stdin=accepted, environ=BUILD_MEMORY))
+
+
+@contextmanager
+def _without(script: IO[bytes], unwanted: bytes) -> Generator[IO[bytes]]:
+    script.seek(0)
+    with tempfile.TemporaryFile() as accepted:
+        accepted.writelines(line for line in script if line.strip() != unwanted)
+        accepted.seek(0)
+        yield accepted
 
 
 def load_blobs(desk: Desk, *, key: str, sha256: str, count: int, xxh3_128: str | None) -> dict[str, Any]:
@@ -130,11 +134,11 @@ def _feed(desk: Desk, key: str, sha256: str) -> None:
     what = "pg_restore of large objects"
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     arguments = ["pg_restore", *options, "-d", desk.address.argument]
-    with desk.tool(what, arguments, stdin=subprocess.PIPE) as (process, errors):
+    with desk.running(Tool(what, arguments, stdin=subprocess.PIPE)) as (process, errors):
         if process.stdin is None:
             raise Refused(f"nothing to write {what} to: it was started without a pipe")
         try:
-            with io.BufferedWriter(process.stdin, PIECE) as pipe:  # pyright: ignore[reportArgumentType] - a FileIO, as bufsize is 0
+            with io.BufferedWriter(cast("io.RawIOBase", process.stdin), PIECE) as pipe:  # raw, as bufsize is 0
                 desk.fetch(key, pipe.write, sha256)
         except BrokenPipeError:
             raise tool_error(what, process.wait(), errors) from None

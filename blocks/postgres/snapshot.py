@@ -1,14 +1,14 @@
 """One snapshot for everything, held open while others read from it.
 
 The invariant: every table that is listed was locked before the snapshot was taken, so that what it shows cannot be
-truncated or rewritten away (TRUNCATE is not MVCC-safe: a table truncated after the snapshot would read as empty, without
-an error). Order: list, begin, lock, export, list again; where the lists differ, from the start.
-While it is held, ALTER, DROP and TRUNCATE wait, and vacuum keeps what it shows: how long that may last, the caller says.
+truncated or rewritten away (TRUNCATE is not MVCC-safe: a table truncated after the snapshot would read as empty,
+without an error). Order: list, begin, lock, export, list again; where the lists differ, from the start.
+While it is held, ALTER, DROP and TRUNCATE wait, and vacuum keeps what it shows: how long, is the caller's to say.
 Sequences are not in a snapshot: they are read once, after it, and so are never behind the rows.
 """
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,7 +73,7 @@ class Held:
 
 
 @contextmanager
-def hold(
+def hold(  # noqa: PLR0913 - options by keyword, each with a default
     address: Address,
     *,
     exclude_schemas: Sequence[str] = (),
@@ -84,8 +84,8 @@ def hold(
 ) -> Generator[Held]:
     """Hold a snapshot of a database until the block is left.
 
-    Refused: a right is missing, a rule matches nothing, the server's lock table is too small. Unreachable: a table stays
-    locked (the sentence says by whom), or tables come and go.
+    Refused: a right is missing, a rule matches nothing, the server's lock table is too small.
+    Unreachable: a table stays locked (the sentence says by whom), or tables come and go.
     """
     rules = Rules(tuple(exclude_schemas), tuple(exclude_data), tuple(provider_schemas))
     with (
@@ -105,11 +105,12 @@ def hold(
 def _locked_snapshot(
     connection: psycopg.Connection, lister: psycopg.Connection, rules: Rules, lock_wait_s: float
 ) -> Snapshot:
+    standby = bool(rows(lister, "select pg_is_in_recovery()")[0][0])
     for _ in range(_TRIES):
         before = _list(lister, rules)
         run(connection, "begin isolation level repeatable read read only")
         _lock(connection, lister, before, lock_wait_s)
-        snapshot = _export(connection)
+        snapshot = _export(connection, standby=standby)
         if _listing(_list(connection, rules)) == _listing(before):
             return snapshot
         run(connection, "rollback")
@@ -119,7 +120,7 @@ def _locked_snapshot(
 
 
 def _list(connection: psycopg.Connection, rules: Rules) -> list[Relation]:
-    return relations(connection, left_out_schemas(connection, rules))
+    return relations(connection, left_out_schemas(connection, rules), exact_sizes=False)
 
 
 def _listing(found: Sequence[Relation]) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -161,8 +162,7 @@ def _who_blocks(lister: psycopg.Connection, oids: list[int], waited_s: float) ->
     return f"tables stayed locked for {waited_s:g} s: {named or 'the lock is gone now'}; end it or run the backup later"
 
 
-def _export(connection: psycopg.Connection) -> Snapshot:
-    standby = rows(connection, "show in_hot_standby")[0][0] == "on"
+def _export(connection: psycopg.Connection, *, standby: bool) -> Snapshot:
     row = rows(connection, _EXPORT_STANDBY if standby else _EXPORT_PRIMARY)[0]
     return Snapshot(row[0], row[1], row[2], "standby" if standby else "primary", row[3], row[4])
 
@@ -170,7 +170,7 @@ def _export(connection: psycopg.Connection) -> Snapshot:
 def _read(
     address: Address, connection: psycopg.Connection, snapshot: Snapshot, rules: Rules, application_name: str
 ) -> tuple[Address, Survey, Snapshot, tuple[SequenceValue, ...], tuple[str, ...], str]:
-    found = look(connection, rules)
+    found = look(connection, rules, is_locked=True)
     if found.missing_rights:
         raise Refused(
             f"the role lacks {', '.join(found.missing_rights[:5])}: grant it, or exclude what it must not read"
@@ -190,14 +190,16 @@ def _sequence_values(connection: psycopg.Connection, names: Sequence[tuple[str, 
     for start in range(0, len(names), _SEQUENCES_AT_ONCE):
         batch = names[start : start + _SEQUENCES_AT_ONCE]
         query = " union all ".join(
-            f"select {number}, last_value::text, is_called from {qualified(*name)}" for number, name in enumerate(batch)
+            f"select {number}, last_value::text, is_called from {qualified(*name)}"  # noqa: S608 - quoted
+            for number, name in enumerate(batch)
         )
-        found += [SequenceValue(*batch[number], value, called) for number, value, called in rows(connection, query)]
+        values: list[tuple[int, str, bool]] = rows(connection, query)
+        found += [SequenceValue(*batch[number], value, called) for number, value, called in values]
     return found
 
 
 class _Holder:
-    """The connection that holds the snapshot, asked now and then: a proxy ends what is silent, and a dead one must be seen."""
+    """The connection that holds the snapshot, asked now and then: a proxy ends what is silent."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -231,7 +233,8 @@ def _kept_awake(connection: psycopg.Connection) -> Generator[_Holder]:
 
 # now() would be the time of `begin`, before the wait for the locks: rows committed in that wait are in the snapshot.
 _EXPORT_PRIMARY = """
-select pg_export_snapshot(), statement_timestamp(), pg_current_wal_lsn()::text, null::float8, pg_current_snapshot()::text
+select pg_export_snapshot(), statement_timestamp(), pg_current_wal_lsn()::text, null::float8,
+  pg_current_snapshot()::text
 """
 _EXPORT_STANDBY = """
 select pg_export_snapshot(), statement_timestamp(), pg_last_wal_replay_lsn()::text,

@@ -17,11 +17,10 @@ from blocks.errors import Refused
 from blocks.postgres.address import Address, said
 from blocks.postgres.contents import Excluded, Table
 from blocks.postgres.exclusion import data_rule, schemas_left_out
-from blocks.postgres.pins import Rows, of_database, rows, run
+from blocks.postgres.pins import Rows, of_database, rows
 
 LONG_TRANSACTION = "5 minutes"
 LOOK_TIMEOUT_S = 120
-LOCK_WAIT_S = 10
 V16, V17 = 160000, 170000  # daticurules is new in 16, daticulocale is datlocale since 17
 
 
@@ -90,21 +89,20 @@ def survey(
     provider_schemas: Sequence[str] = (),
     application_name: str = "shipkeeper",
 ) -> Survey:
-    """Look at a database; Refused when a rule matches nothing, Unreachable when a table stays locked."""
+    """Look at a database; Refused when a rule matches nothing. It waits for no lock."""
     rules = Rules(tuple(exclude_schemas), tuple(exclude_data), tuple(provider_schemas))
     with (
         said(f"looking at {address}"),
         closing(address.connect(application_name=application_name, statement_timeout_s=LOOK_TIMEOUT_S)) as connection,
     ):
-        run(connection, f"set lock_timeout = '{LOCK_WAIT_S}s'")
-        return look(connection, rules)
+        return look(connection, rules, is_locked=False)
 
 
-def look(connection: psycopg.Connection, rules: Rules) -> Survey:
-    """The survey, over a connection of the caller's."""
+def look(connection: psycopg.Connection, rules: Rules, *, is_locked: bool) -> Survey:
+    """The survey, over a connection of the caller's; sizes are exact where it has locked the tables."""
     standby = bool(rows(connection, "select pg_is_in_recovery()")[0][0])
     schemas = left_out_schemas(connection, rules)
-    found = relations(connection, schemas)
+    found = relations(connection, schemas, exact_sizes=is_locked)
     tables, excluded = _divided(found, rules, standby=standby)
     sequences = _sequences(connection, schemas, standby=standby)
     large, unreadable = rows(connection, _LARGE_OBJECTS)[0]
@@ -135,9 +133,10 @@ def left_out_schemas(connection: psycopg.Connection, rules: Rules) -> dict[str, 
     return schemas_left_out(names, rules.exclude_schemas, rules.provider_schemas)
 
 
-def relations(connection: psycopg.Connection, schemas_out: Mapping[str, str]) -> list[Relation]:
-    """Every table outside the left out schemas, as it is listed before and after the locks are taken."""
-    return [_relation(row) for row in rows(connection, _RELATIONS, {"out": list(schemas_out)})]
+def relations(connection: psycopg.Connection, schemas_out: Mapping[str, str], *, exact_sizes: bool) -> list[Relation]:
+    """Every table outside the left out schemas. An exact size waits for whoever locks the table."""
+    query = _RELATIONS.replace("SIZE", _EXACT_SIZE if exact_sizes else _KNOWN_SIZE)
+    return [_relation(row) for row in rows(connection, query, {"out": list(schemas_out)})]
 
 
 def _relation(row: Sequence[Any]) -> Relation:
@@ -247,11 +246,16 @@ select c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.reltuples::bi
         join pg_class pc on pc.oid = p.relid join pg_namespace pn on pn.oid = pc.relnamespace
         where c.relispartition and p.relid <> c.oid),
   has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), row_security_active(c.oid),
-  case c.relkind when 'r' then pg_table_size(c.oid) else 0 end
+  SIZE
 from pg_class c join pg_namespace n on n.oid = c.relnamespace left join config on config.oid = c.oid
 where c.relkind in ('r', 'p') and {_USER} and n.nspname <> all (%(out)s)
   and (config.oid is not null or not {_MEMBER.format("pg_class", "c.oid")})
 order by n.nspname collate "C", c.relname collate "C"
+"""
+_EXACT_SIZE = "case c.relkind when 'r' then pg_table_size(c.oid) else 0 end"
+_KNOWN_SIZE = """
+  (c.relpages::bigint + coalesce((select t.relpages from pg_class t where t.oid = c.reltoastrelid), 0))
+  * current_setting('block_size')::bigint
 """
 _IN_SCHEMAS = """
 select n.nspname, c.relname, coalesce(greatest(c.reltuples, 0), 0)::bigint
