@@ -43,8 +43,8 @@ class Matrix:
     """A step list to be killed. Each try gets a fresh world; `arguments["key"]` is the key of its operation.
 
     `run`: "module:function", called with the arguments in a process of its own; it builds its own ledger, with a
-    world whose stage allows faults. `ledger` looks at the same ledger from here and reconciles. `fingerprint` is compared
-    before and after a stopped process woke up, beside the journal's own settings.
+    world whose stage allows faults. `ledger` looks at the same ledger from here and reconciles. `fingerprint` is
+    compared before and after a stopped process woke up, beside the journal's own settings.
     """
 
     run: str
@@ -56,7 +56,7 @@ class Matrix:
     patience_s: float = 60.0
 
     def points(self) -> list[str]:
-        """Every point of the list: run it clean and read its rows; those of the undo too when it does not end as done."""
+        """Every point of the list: run it clean and read its rows; those of the undo when it does not end as done."""
         arguments = self.fresh("clean")
         self._finish(self._start(arguments))
         book = Book(self.ledger(arguments), arguments["key"])
@@ -76,7 +76,7 @@ class Matrix:
             return [each for complaints in found for each in complaints]
 
     def complain(self, point: str, fault: Fault) -> list[str]:
-        """What went wrong at one point: settled, nothing held, the world right, the key used up, the zombie powerless."""
+        """What went wrong at one point: settled, the world right, the key used up, the zombie powerless?"""
         arguments = self.fresh(f"{point}-{fault}".replace(" ", "-").replace(":", "-").replace("/", "-"))
         with closing(self.ledger(arguments)) as ledger:
             book = Book(ledger, arguments["key"])
@@ -141,7 +141,8 @@ class Book:
     def steps(self) -> Sequence[Mapping[str, Any]]:
         """Its step rows, in order."""
         return self._ask(
-            "select s.* from ledger.step s join ledger.operation o on o.id = s.operation where key = %s order by position",
+            "select s.* from ledger.step s join ledger.operation o on o.id = s.operation"
+            " where o.key = %s order by s.position",
             [self.key],
         )
 

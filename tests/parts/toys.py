@@ -170,7 +170,8 @@ def _verdict(op: Operation, plan: ToyPlan) -> None:
 
 def toy_ledger(world: ToyWorld, lease_s: float = 3.0, **options: Any) -> Ledger:
     """A ledger in the world's own database; a pass of reconcile every tenth of a second."""
-    return Ledger(world.address, world, lease=timedelta(seconds=lease_s), tick=timedelta(seconds=0.1), **options)
+    options = {"tick": timedelta(seconds=0.1)} | options
+    return Ledger(world.address, world, lease=timedelta(seconds=lease_s), **options)
 
 
 def run(arguments: Mapping[str, Any]) -> None:

@@ -1,0 +1,68 @@
+"""Random plans, random deaths, and what must be true afterwards whatever happened."""
+
+import itertools
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from blocks.postgres.address import Address
+from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.killing import MOMENTS, Book
+from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger, toy_moves
+
+NUMBER = itertools.count()
+BASE = {"a": 0, "b": 0}
+Death = tuple[str, bool]  # where it dies, and whether the next to come is reconcile (else the same key again)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> ToyPlan:
+    """Some moves, settings touched twice among them, a commit somewhere, perhaps a bad verdict."""
+    move = st.tuples(st.sampled_from("abc"), st.sampled_from([None, 1, 2]))
+    moves = tuple(draw(st.lists(move, min_size=1, max_size=4)))
+    number = next(NUMBER)
+    commit_at = draw(st.integers(0, len(moves)))
+    return ToyPlan(stage=f"toy{number}", moves=moves, commit_at=commit_at, bad=draw(st.booleans()))
+
+
+def deaths() -> st.SearchStrategy[list[Death]]:
+    """One to four, in the run, its undo or a reconcile; those whose point is never reached do nothing."""
+    moments = [f"{undo}move {number}:{moment}" for undo in ("", "undo ") for number in range(4) for moment in MOMENTS]
+    return st.lists(st.tuples(st.sampled_from([*moments, "commit", "settle"]), st.booleans()), min_size=1, max_size=4)
+
+
+def check(address: Address, plan: ToyPlan, deaths: list[Death]) -> None:
+    """Run the plan through its deaths; whoever comes next takes over; then look at the world and the journal."""
+    with tempfile.TemporaryDirectory() as folder:
+        world = ToyWorld(Path(folder), address)
+        for name, value in BASE.items():
+            ToyFile(name).write(world, value)
+        _run(world, plan, deaths)
+        with closing(toy_ledger(world)) as ledger:
+            book = Book(ledger, plan.stage)
+            assert book.operation()["ended_at"], "it is not settled"
+            assert not book.wrong()
+            assert world.cells() == _expected(plan, book.operation()["state"])
+
+
+def _run(world: ToyWorld, plan: ToyPlan, deaths: list[Death]) -> None:
+    def again() -> None:
+        toy_ledger(world).carry_out(toy_moves, plan, key=plan.stage)
+
+    def reconciled() -> None:
+        reconcile(toy_ledger(world))
+
+    comes = [again, *(reconciled if by_reconcile else again for _, by_reconcile in deaths)]
+    points = [*(point for point, _ in deaths), ""]
+    for act, point in zip(comes, points, strict=True):
+        if fork(act, point).ended() != DIED:
+            break
+        expire(world.address)
+    fork(again).ended()
+
+
+def _expected(plan: ToyPlan, state: str) -> dict[str, int | None]:
+    moved = BASE | dict(plan.moves) if state == "done" else BASE
+    return {name: value for name, value in moved.items() if value is not None}
