@@ -9,9 +9,8 @@ import base64
 import contextlib
 import email.utils
 import hashlib
-import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,21 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSLError,
-)
-from botocore.exceptions import (
-    ConnectionError as NoConnectionError,
-)
+from botocore.exceptions import ClientError
 
-from blocks.errors import BlockError, Garbled, Missing, Refused, Unreachable
+from blocks.errors import Garbled, Missing, Refused, Unreachable
 from blocks.storage.objects import (
     IN_FLIGHT,
     NO_METADATA,
@@ -46,6 +33,7 @@ from blocks.storage.objects import (
     Unfinished,
     Upload,
 )
+from blocks.storage.s3_errors import code_of, told, undeleted
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,11 +41,6 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 _DELETED_AT_ONCE = 1000
 _CONNECTIONS = 16
-_DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
-_WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"})
-_ASK_AGAIN = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
-_FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "StorageFull"})
-_FORBIDDEN, _NOT_FOUND, _CONFLICT, _TAKEN, _TOO_MANY, _SERVER_ERROR, _NO_SPACE = 403, 404, 409, 412, 429, 500, 507
 
 
 class S3Objects(Objects):
@@ -116,7 +99,7 @@ class S3Objects(Objects):
 
     def head(self, key: str, parts: Sequence[Part] = ()) -> Stored:
         """What the store knows of key; see Objects.head."""
-        with _told(f"look at {key}", "s3:GetObject"):
+        with told(f"look at {key}", "s3:GetObject"):
             answer = self._s3.head_object(**self._named(key), ChecksumMode="ENABLED")
         size, checksum = answer["ContentLength"], answer.get("ChecksumSHA256")
         if checksum and parts and (checksum not in _checksums(parts) or size != sum(part.bytes for part in parts)):
@@ -126,7 +109,7 @@ class S3Objects(Objects):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every object; see Objects.list."""
-        with _told(f"list {prefix or 'everything'}", "s3:ListBucket"):
+        with told(f"list {prefix or 'everything'}", "s3:ListBucket"):
             for entry in self._pages("list_objects_v2", prefix, "Contents"):
                 yield Entry(self._relative(entry["Key"]), entry["Size"], entry["LastModified"].astimezone(UTC))
 
@@ -134,16 +117,16 @@ class S3Objects(Objects):
         """Delete keys, 1000 a request. An answer of 200 can hold errors."""
         for first in range(0, len(keys), _DELETED_AT_ONCE):
             some = keys[first : first + _DELETED_AT_ONCE]
-            with _told(f"delete {len(some)} objects", "s3:DeleteObject"):
+            with told(f"delete {len(some)} objects", "s3:DeleteObject"):
                 answer = self._s3.delete_objects(
                     Bucket=self._bucket,
                     Delete={"Objects": [{"Key": self._prefix + key} for key in some], "Quiet": True},
                 )
-            _raise_undeleted([_code(error) for error in answer.get("Errors", ())], len(some))
+            undeleted([code_of(error) for error in answer.get("Errors", ())], len(some))
 
     def uploads(self, prefix: str = "") -> Iterator[Unfinished]:
         """Every multipart upload that is open; see Objects.uploads."""
-        with _told("list unfinished uploads", "s3:ListBucketMultipartUploads"):
+        with told("list unfinished uploads", "s3:ListBucketMultipartUploads"):
             for one in self._pages("list_multipart_uploads", prefix, "Uploads"):
                 yield Unfinished(self._relative(one["Key"]), one["UploadId"], one["Initiated"].astimezone(UTC))
 
@@ -153,7 +136,7 @@ class S3Objects(Objects):
 
     def now(self) -> datetime:
         """The Date of the store's answer, which it gives also to those who may not look."""
-        with _told("ask the store's clock", "s3:ListBucket"):
+        with told("ask the store's clock", "s3:ListBucket"):
             try:
                 headers = self._s3.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
             except ClientError as error:
@@ -170,11 +153,11 @@ class S3Objects(Objects):
 
     def _read_once(self, key: str, span: str | None) -> Iterator[bytes]:
         more: dict[str, Any] = {"Range": span} if span else {}
-        with _told(f"read {key}", "s3:GetObject"):
+        with told(f"read {key}", "s3:GetObject"):
             try:
                 body = self._s3.get_object(**self._named(key), **more)["Body"]
             except ClientError as error:
-                if _code(error.response.get("Error", {})) == "InvalidRange":  # behind the end: no bytes, as of a file
+                if code_of(error.response.get("Error", {})) == "InvalidRange":  # behind the end: no bytes, as of a file
                     return
                 raise
             with contextlib.closing(body):
@@ -220,7 +203,7 @@ class _S3Upload(Upload):
 
     def _begun(self) -> str:
         if self._id is None:
-            with _told(f"begin the upload of {self._key}", "s3:PutObject"):
+            with told(f"begin the upload of {self._key}", "s3:PutObject"):
                 answer = self._s3.create_multipart_upload(**self._named, ChecksumAlgorithm="SHA256", **self._kept)
             self._id = answer["UploadId"]
         return self._id
@@ -235,15 +218,31 @@ class _S3Upload(Upload):
         return self._completed(self._id)
 
     def _completed(self, upload_id: str) -> Stored:
-        listed: Any = [part.listed for part in self._there]
-        with _told(f"complete the upload of {self._key}", "s3:PutObject"):
-            answer = self._s3.complete_multipart_upload(
-                **self._named, UploadId=upload_id, MultipartUpload={"Parts": listed}
-            )
         parts = tuple(Part(part.bytes, part.sha256) for part in self._there)
+        stored = Stored(self._key, sum(part.bytes for part in parts), self._sha256.hexdigest(), parts)
+        try:
+            answer = self._complete(upload_id)
+        except Missing:
+            if not self._is_there(stored.bytes):
+                raise
+            return stored  # the first answer was lost, and botocore asked again
         if answer.get("ChecksumSHA256", _composite(parts)) != _composite(parts):
             raise Garbled(f"{self._key} is not what was sent: the store answers with another sha256")
-        return Stored(self._key, sum(part.bytes for part in parts), self._sha256.hexdigest(), parts)
+        return stored
+
+    def _complete(self, upload_id: str) -> Any:
+        listed: Any = [part.listed for part in self._there]
+        with told(f"complete the upload of {self._key}", "s3:PutObject"):
+            return self._s3.complete_multipart_upload(
+                **self._named, UploadId=upload_id, MultipartUpload={"Parts": listed}
+            )
+
+    def _is_there(self, size_bytes: int) -> bool:
+        """By the listing: who writes may not look at an object. Each part was checked when it was sent."""
+        bucket, key = self._named["Bucket"], self._named["Key"]
+        with told(f"look for {self._key}", "s3:ListBucket"):
+            found: Any = self._s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", ())
+        return any((entry["Key"], entry["Size"]) == (key, size_bytes) for entry in found)
 
     def abort(self) -> None:
         """Leave nothing; see Upload.abort."""
@@ -264,7 +263,7 @@ class _SentPart(Part):
 
 def _put(s3: "S3Client", named: Any, key: str, data: Any, kept: Mapping[str, Any]) -> Stored:
     def send(checksum: str) -> Any:
-        with _told(f"write {key}", "s3:PutObject"):
+        with told(f"write {key}", "s3:PutObject"):
             return s3.put_object(**named, Body=data, ChecksumSHA256=checksum, **kept)
 
     sha256 = hashlib.sha256(data).hexdigest()
@@ -274,7 +273,7 @@ def _put(s3: "S3Client", named: Any, key: str, data: Any, kept: Mapping[str, Any
 
 def _put_part(s3: "S3Client", upload: Any, key: str, number: int, data: Any) -> _SentPart:
     def send(checksum: str) -> Any:
-        with _told(f"write part {number} of {key}", "s3:PutObject"):
+        with told(f"write part {number} of {key}", "s3:PutObject"):
             return s3.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
 
     sha256 = hashlib.sha256(data).hexdigest()
@@ -296,7 +295,7 @@ def _unharmed(key: str, sha256: str, send: Callable[[str], Any]) -> Any:
 
 
 def _abort(s3: "S3Client", named: Any, upload_id: str) -> None:
-    with contextlib.suppress(Missing), _told("abort an unfinished upload", "s3:AbortMultipartUpload"):
+    with contextlib.suppress(Missing), told("abort an unfinished upload", "s3:AbortMultipartUpload"):
         s3.abort_multipart_upload(**named, UploadId=upload_id)
 
 
@@ -324,7 +323,7 @@ def _client(place: S3Place) -> "S3Client":
         "tcp_keepalive": True,
         **place.config,
     }
-    with _told("open the store", "its credentials"):
+    with told("open the store", "its credentials"):
         session: Any = boto3.session.Session(
             aws_access_key_id=place.access_key,
             aws_secret_access_key=place.secret_key,
@@ -333,68 +332,3 @@ def _client(place: S3Place) -> "S3Client":
             profile_name=place.profile,
         )
         return session.client("s3", endpoint_url=place.endpoint, verify=place.verify, config=Config(**config))
-
-
-@contextlib.contextmanager
-def _told(doing: str, right: str) -> Generator[None]:
-    """Say an error of boto3 in our words; right is what the credentials need for it."""
-    try:
-        yield
-    except ClientError as error:
-        raise _translated(error, doing, right) from None
-    except (NoCredentialsError, PartialCredentialsError):
-        raise Refused(
-            f"could not {doing}: there are no credentials; give the store a key, or this machine a role"
-        ) from None
-    except FlexibleChecksumError:
-        raise Garbled(f"could not {doing}: what arrived has not the store's own checksum") from None
-    except SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise Refused(f"could not {doing}: the store's certificate is not trusted; name its CA") from None
-        raise Unreachable(f"could not {doing}: TLS broke off") from None
-    except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
-        raise Unreachable(f"could not {doing}: the store does not answer ({type(error).__name__})") from None
-    except (BotoCoreError, ValueError) as error:  # wrong settings: boto3's text may hold an address
-        raise Refused(f"could not {doing}: boto3 takes these settings for wrong ({type(error).__name__})") from None
-
-
-def _translated(error: ClientError, doing: str, right: str) -> BlockError:
-    code = _code(error.response.get("Error", {}))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return _meaning(code, status, f"could not {doing}", right)
-
-
-def _meaning(code: str, status: int, what: str, right: str) -> BlockError:
-    if code in _DAMAGED:
-        return Garbled(f"{what}: the bytes were damaged on the way ({code})")
-    if code in _FULL or status == _NO_SPACE:
-        return Refused(f"{what}: the store is full ({code})")
-    if code in _WRONG_KEY:
-        return Refused(f"{what}: the store does not know this key and secret ({code})")
-    if code == "RequestTimeTooSkewed":
-        return Refused(f"{what}: the clocks of this machine and the store differ too much; set ours")
-    if code in _ASK_AGAIN or status >= _SERVER_ERROR or status in {_TOO_MANY, _CONFLICT}:
-        return Unreachable(f"{what}: the store cannot just now ({code}, HTTP {status})")
-    return _refusal(code, status, what, right)
-
-
-def _refusal(code: str, status: int, what: str, right: str) -> BlockError:
-    if status == _NOT_FOUND:
-        return Missing(f"{what}: the store has no such thing ({code})")
-    if status == _TAKEN:
-        return Refused(f"{what}: it exists already, is written once and never changed")
-    if status == _FORBIDDEN or code == "AccessDenied":
-        return Refused(f"{what}: these credentials may not; grant them {right} here ({code})")
-    return Refused(f"{what}: the store refuses it ({code}, HTTP {status})")
-
-
-def _code(error: Any) -> str:
-    """The store's word for an error, cut to what a word can be."""
-    return re.sub(r"[^A-Za-z0-9._]", "", str(error.get("Code", "")))[:60] or "no code"
-
-
-def _raise_undeleted(codes: Sequence[str], asked: int) -> None:
-    failed = [code for code in codes if code != "NoSuchKey"]
-    if failed:
-        status = _SERVER_ERROR if failed[0] in _ASK_AGAIN else _FORBIDDEN * (failed[0] == "AccessDenied")
-        raise _meaning(failed[0], status, f"could not delete {len(failed)} of {asked} objects", "s3:DeleteObject")

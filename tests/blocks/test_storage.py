@@ -21,6 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.httpsession import URLLib3Session
 
 from blocks.errors import BlockError, Garbled, Missing, Refused, Unreachable
 from blocks.storage.objects import DirectoryPlace, Objects, Part, Place, S3Place, place_from_json
@@ -349,6 +352,7 @@ class Wire:
     def close(self) -> None:
         self._server.close()
         for end in self._ends:
+            _shut(end)
             end.close()
 
     def _accept(self) -> None:
@@ -356,6 +360,7 @@ class Wire:
             while True:
                 near, _ = self._server.accept()
                 far = socket.create_connection(self._target)
+                self._ends += [near, far]
                 left, self._left = self._left, None
                 self.connections += 1
                 threading.Thread(target=self._pump, args=(near, far, None), daemon=True).start()
@@ -370,9 +375,12 @@ class Wire:
                     left -= len(data)
                 sink.sendall(data)
         for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)  # wakes the other direction, which may still hold them
-            self._ends.append(end)
+            _shut(end)  # wakes the other direction
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -394,6 +402,32 @@ def test_a_create_whose_answer_was_lost_is_refused_and_can_be_read_back(
         objects.put("manifest.json", b"ours", only_if_absent=True)
     assert wire.connections > 1
     assert objects.get("manifest.json") == b"ours"
+
+
+class NoSuchUpload:
+    def stream(self) -> Iterator[bytes]:
+        yield b"<Error><Code>NoSuchUpload</Code></Error>"
+
+
+@pytest.mark.parametrize("came_through", [True, False])
+def test_an_upload_is_stored_when_only_the_answer_to_its_completion_was_lost(
+    place: S3Place, came_through: bool
+) -> None:
+    objects = place.open()
+
+    def answer_as_the_second_time(request: Any, **_: Any) -> AWSResponse:
+        if came_through:
+            assert URLLib3Session().send(request).status_code == 200
+        return AWSResponse(request.url, 404, HTTPHeaders(), NoSuchUpload())
+
+    on(objects, "before-send.s3.CompleteMultipartUpload", answer_as_the_second_time)
+    upload = objects.upload("a", part_bytes=PART)
+    expected = contextlib.nullcontext() if came_through else pytest.raises(Missing)
+    with expected, upload:
+        upload.write(NOISE[: PART + 1])
+    assert left_behind(objects) == ["a"] * came_through
+    if came_through:
+        assert objects.head("a", upload.stored.parts).bytes == PART + 1
 
 
 def test_a_read_that_breaks_off_goes_on_where_it_broke(
