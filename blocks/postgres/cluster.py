@@ -148,7 +148,11 @@ class Cluster:
         machine.clear_dead(self.data)
         private(self.socket_folder)
         own(self.socket_folder)
-        self._pg_ctl("start", "-l", "log", wanted=f"to start Postgres in {self.folder}")
+        try:
+            self._pg_ctl("start", "-l", "log", wanted=f"to start Postgres in {self.folder}")
+        finally:
+            if not self.running():
+                machine.leave_no_socket(self.folder)
 
     def stop(self) -> None:
         """Stops it, clients or not, and returns when it is gone; a scratch is cut off without a checkpoint."""
@@ -159,6 +163,7 @@ class Cluster:
             with suppress(Refused):
                 self._pg_ctl("stop", "-m", mode, "-t", "20", wanted="to stop")
             if not self.running():
+                machine.leave_no_socket(self.folder)
                 return
         raise Unreachable(f"Postgres in {self.folder} did not stop: see {self.folder / 'log'}")
 

@@ -174,6 +174,12 @@ def socket_folder(folder: Path) -> Path:
     return Path("/tmp") / name  # noqa: S108 - short on purpose, and private looks whose it is
 
 
+def leave_no_socket(folder: Path) -> None:
+    """Removes what a stopped cluster has outside its folder."""
+    if socket_folder(folder) != folder / "run":
+        shutil.rmtree(socket_folder(folder), ignore_errors=True)
+
+
 def private(folder: Path) -> Path:
     """Makes a folder that only we enter; refuses one that another laid there before us."""
     folder.mkdir(mode=0o700, exist_ok=True)
