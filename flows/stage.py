@@ -187,7 +187,7 @@ class Stage(_Section):
     ledger: LedgerRules = LedgerRules()
     backup: BackupRules = BackupRules()
     restore: RestoreRules = RestoreRules()
-    keys: PinnedKeys = PinnedKeys()
+    pinned_keys: PinnedKeys = PinnedKeys()
     retention: Retention = Retention()
     environment: Environment = Environment()
     parts: tuple[Part, ...] = ()

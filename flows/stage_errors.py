@@ -127,7 +127,7 @@ def _is_table(value: object) -> bool:
 
 
 def _shown(path: Sequence[str | int]) -> str:
-    """`[database] lock_wait`, `[[parts]] 2 start`, `[keys.recipients] item 1`, `faults`."""
+    """`[database] lock_wait`, `[[parts]] 2 start`, `[pinned_keys.recipients] item 1`, `faults`."""
     if len(path) > 1 and isinstance(path[1], int):
         return " ".join([f"[[{path[0]}]]", str(path[1] + 1), *map(str, path[2:])])
     *tables, last = path

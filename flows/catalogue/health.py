@@ -28,19 +28,6 @@ def health(backups: Sequence[Graded], *, rpo: timedelta, ticked: datetime | None
     return Verdict(go=not broken, reason="; ".join(broken) or lines[0], evidence=lines)
 
 
-def keeps_rpo(interval: timedelta, durations: Sequence[timedelta], rpo: timedelta) -> Verdict:
-    """Whether backups taken at this interval can keep the RPO: data is as old as interval + duration at the worst.
-
-    The duration is the 95th percentile of those given.
-    """
-    longest = _percentile_95(durations)
-    reach = interval + longest
-    sums = f"every {duration(interval)}, done within {duration(longest)}: at the worst {duration(reach)} are lost"
-    if reach <= rpo:
-        return Verdict(go=True, reason=f"{sums}, {duration(rpo)} are allowed")
-    return Verdict(go=False, reason=f"{sums}, but only {duration(rpo)} are allowed: take backups more often")
-
-
 def _backup(backups: Sequence[Graded], rpo: timedelta, now: datetime) -> Verdict:
     times = [backup for backup in backups if backup.usable and backup.at <= now]
     if not times:
@@ -68,9 +55,3 @@ def _reconcile(ticked: datetime | None, now: datetime) -> Verdict:
     if silence > SILENCE:
         return Verdict(go=False, reason=f"reconcile is silent for {duration(silence)}: is a worker running?")
     return Verdict(go=True, reason=f"reconcile ticked {duration(silence)} ago")
-
-
-def _percentile_95(durations: Sequence[timedelta]) -> timedelta:
-    """By nearest rank; zero of none."""
-    ordered = sorted(durations)
-    return ordered[-(-95 * len(ordered) // 100) - 1] if ordered else timedelta(0)
