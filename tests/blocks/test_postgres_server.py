@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
-from prefect.testing.utilities import prefect_test_harness
 from pydantic import SecretStr, ValidationError
 
 from blocks.errors import Missing, Refused, Unreachable
@@ -110,16 +109,6 @@ def test_no_repr_holds_the_password_or_the_url(database: Address) -> None:
     blocks = [server(database), PostgresServer(url=SecretStr("postgresql://u:canary@h/d"))]
     assert PASSWORD not in repr(blocks)
     assert "canary" not in f"{blocks!r} {blocks[1].model_dump()}"
-
-
-@pytest.mark.timeout(120)
-def test_the_documented_example_runs(database: Address, capsys: pytest.CaptureFixture[str]) -> None:
-    example = PostgresServer.get_code_example()
-    assert example
-    with prefect_test_harness(server_startup_timeout=90):
-        server(database).save("example")
-        exec(re.sub(r"```(python)?", "", example).replace("BLOCK_NAME", "example"), {})  # noqa: S102 - that it runs is the test
-    assert "it reads every table" in capsys.readouterr().out
 
 
 # ---- poolers: a relay that hands backends out as a pooler does
