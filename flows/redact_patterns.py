@@ -15,8 +15,8 @@ _TELLING = (
     r"|(?:database|redis|connection|db)[ _-]?(?:url|string)"
 )
 _KEY = re.compile(_TELLING, re.IGNORECASE)
-_ASSIGN = r"[\w.-]{0,40}[\"'\\\]]{0,3}\s{0,3}(?:=>|[:=])\s{0,3}"
-_VALUE = r"(?:\\?\"(?:[^\"\\]|\\.)*+(?:\\?\")?|'[^']*+'?|[^\s,;&\"'<>)}]++)"
+_ASSIGN = r"[\w.-]{0,40}+[\"'\\\]]{0,3}+\s{0,3}+(?:=>|[:=])\s{0,3}+"
+_VALUE = r"(?:\\\"[^\"\\]*+(?:\\\")?|\"(?:[^\"\\]|\\.)*+\"?|'[^']*+'?|[^\s,;&\"'<>)}]++)"
 _COUNTER = r"token[\"'\\]{0,3}\s{0,3}[:=]\s{0,3}\d{1,9}(?![^\s,;&\"'<>)}\]])"  # a lease's fencing token, no secret
 
 
@@ -35,7 +35,7 @@ def _put(pattern: str, put: str = MASK, flags: int = 0) -> tuple[re.Pattern[str]
 
 
 PATTERNS: Final = (
-    _put(r"(://)(?!\[REDACTED\]@)[^\s\"'<>/?#@:]{0,64}:[^\s\"'<>]{1,256}@", rf"\1{MASK}@"),  # user:password@ of a URL
+    _put(r"(://)(?!\[REDACTED\]@)[^\s\"'<>/?#@:]{0,64}+:[^\s\"'<>]{1,256}@", rf"\1{MASK}@"),  # user:password@ of a URL
     _put(r"(://)(?!\[REDACTED\]@)[^\s\"'<>/?#@]{1,256}@", rf"\1{MASK}@"),  # a token as the user
     _put(
         r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s\\:,]|-(?!----END))*+"
