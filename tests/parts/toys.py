@@ -135,7 +135,7 @@ def toy_moves(op: Operation, plan: ToyPlan) -> None:
 @steps("toy deploy", holds=["{stage}/release"])
 def toy_deploy(op: Operation, plan: ToyPlan) -> None:
     op.ensure("start green", ToyFile("green"), "running")
-    op.ensure("weights", ToyRow("weights"), "green 100")
+    op.ensure("weights", ToyRow(f"{plan.stage} weights"), "green 100")
     op.ensure("empty", ToyCrowd("clients"), 0)
     _verdict(op, plan)
     op.ensure("stop blue", ToyDoor("blue"), None)
@@ -159,7 +159,15 @@ def toy_family(op: Operation, plan: ToyPlan) -> None:
     _verdict(op, plan)
 
 
-LISTS = {each.kind: each for each in (toy_moves, toy_deploy, toy_migrate, toy_prune, toy_family)}
+@steps("toy cheat", holds=["{stage}/release"])
+def toy_cheat(op: Operation, plan: ToyPlan) -> None:
+    """Writes behind the journal's back, so that a test of tests has something to find."""
+    op.ensure("a", ToyFile("a"), 1)
+    ToyFile("a").write(op.world, 2)
+    op.commit("who looks?")
+
+
+LISTS = {each.kind: each for each in (toy_moves, toy_deploy, toy_migrate, toy_prune, toy_family, toy_cheat)}
 
 
 def _verdict(op: Operation, plan: ToyPlan) -> None:
