@@ -115,11 +115,11 @@ def test_a_server_that_falls_silent_after_the_log_in_is_given_up_in_time() -> No
             f"c.send({greeting!r}); input()"
         )
         child = subprocess.Popen(["python3", "-c", code], pass_fds=[server.fileno()], stdin=subprocess.PIPE)
-        try:
-            assert isinstance(refused(address), Unreachable)
-        finally:
-            child.kill()
-            child.wait()
+        with child:
+            try:
+                assert isinstance(refused(address), Unreachable)
+            finally:
+                child.kill()
     assert time.monotonic() - began < 6
 
 
