@@ -10,6 +10,7 @@ import pytest
 
 from flows.catalogue.grades import Graded
 from flows.catalogue.retention import Circumstances, Row, plan, prune_plan
+from flows.records import Kind
 from flows.stage import Retention
 from tests.decide.builders import at, graded
 
@@ -109,12 +110,12 @@ END = at("2026-10-05T02:00")
 def full_schedule(end: datetime = END, days: int = 430) -> list[Graded]:
     """Hourly, daily, weekly on Sunday, monthly on the 1st, all proven."""
     hours = [end - timedelta(hours=hour) for hour in range(days * 24)]
-    made = [(hour, "frequent") for hour in hours]
+    made: list[tuple[datetime, Kind]] = [(hour, "frequent") for hour in hours]
     made += [(hour, "daily") for hour in hours if hour.hour == 2]
     made += [(hour, "weekly") for hour in hours if hour.hour == 3 and hour.isoweekday() == 7]
     made += [(hour, "monthly") for hour in hours if hour.hour == 4 and hour.day == 1]
     return sorted(
-        (graded(f"{hour:%Y-%m-%dT%H:%M}", kind) for hour, kind in made),  # type: ignore[arg-type]
+        (Graded(f"{hour:%Y%m%dT%H} {kind}", hour, kind, "proven") for hour, kind in made),
         key=lambda backup: (backup.at, backup.id),
     )
 

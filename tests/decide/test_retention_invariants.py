@@ -15,7 +15,7 @@ from tests.decide.builders import at
 
 POLICY = Retention()
 NOW = at("11-24 02:05")
-FEW = settings(max_examples=50, deadline=None)
+FEW = settings(max_examples=35, deadline=None)
 GRADES: tuple[Grade, ...] = ("proven", "proven", "proven", "unproven", "pending", "disproven", "failed")
 MINUTES = 400 * 24 * 60
 
