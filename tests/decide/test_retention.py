@@ -110,12 +110,12 @@ END = at("2026-10-05T02:00")
 def full_schedule(end: datetime = END, days: int = 430) -> list[Graded]:
     """Hourly, daily, weekly on Sunday, monthly on the 1st, all proven."""
     hours = [end - timedelta(hours=hour) for hour in range(days * 24)]
-    made: list[tuple[datetime, Kind]] = [(hour, "frequent") for hour in hours]
-    made += [(hour, "daily") for hour in hours if hour.hour == 2]
-    made += [(hour, "weekly") for hour in hours if hour.hour == 3 and hour.isoweekday() == 7]
-    made += [(hour, "monthly") for hour in hours if hour.hour == 4 and hour.day == 1]
+    hourly: list[tuple[datetime, Kind]] = [(hour, "frequent") for hour in hours]
+    daily: list[tuple[datetime, Kind]] = [(hour, "daily") for hour in hours if hour.hour == 2]
+    weekly: list[tuple[datetime, Kind]] = [(at, "weekly") for at in hours if at.hour == 3 and at.isoweekday() == 7]
+    monthly: list[tuple[datetime, Kind]] = [(hour, "monthly") for hour in hours if hour.hour == 4 and hour.day == 1]
     return sorted(
-        (Graded(f"{hour:%Y%m%dT%H} {kind}", hour, kind, "proven") for hour, kind in made),
+        (Graded(f"{hour:%Y%m%dT%H} {kind}", hour, kind, "proven") for hour, kind in hourly + daily + weekly + monthly),
         key=lambda backup: (backup.at, backup.id),
     )
 
