@@ -144,7 +144,8 @@ class _Worker:
             start_new_session=True,  # what it starts ends with it, and no Ctrl-C reaches it but through us
         )
         self._said = said
-        threading.Thread(target=self._listen, name="worker's voice", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="worker's voice", daemon=True)
+        self._listener.start()
         self._write(orders)
 
     def give(self, job: Job) -> None:
@@ -172,6 +173,7 @@ class _Worker:
             with suppress(ProcessLookupError):  # the whole session: psql waiting in a lock notices no closed pipe
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._listener.join(LEAVE_S)
         return code
 
     def _write(self, value: Mapping[str, Any] | None) -> None:
@@ -182,8 +184,9 @@ class _Worker:
 
     def _listen(self) -> None:
         if self._process.stdout:
-            for line in self._process.stdout:
-                self._said.put((self, json.loads(line)))
+            with self._process.stdout as voice:
+                for line in voice:
+                    self._said.put((self, json.loads(line)))
         self._said.put((self, None))
 
 

@@ -40,7 +40,7 @@ class Tool:
     stdin: int | IO[bytes] = subprocess.DEVNULL
     stdout: int = subprocess.DEVNULL
     keep_open: Sequence[int] = ()
-    environ: Mapping[str, str] = field(default_factory=dict[str, str])
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class StoreSilent(Unreachable):
@@ -152,7 +152,7 @@ class Desk:
         named = {"PGAPPNAME": self.orders["application_name"], "LC_MESSAGES": "C"}
         return subprocess.Popen(
             [str(Path(self.orders["bin"]) / tool.arguments[0]), *tool.arguments[1:]],
-            env={**os.environ, **self.address.environ(), **named, **tool.environ},
+            env={**os.environ, **self.address.environ(), **named, **tool.variables},
             bufsize=0,
             stdin=tool.stdin,
             stdout=tool.stdout,

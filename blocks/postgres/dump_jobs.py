@@ -71,9 +71,9 @@ def dump_schema(desk: Desk, *, key: str, exclude_schemas: Sequence[str], lock_wa
 
 
 def dump_blobs(desk: Desk, *, key: str, lock_wait_s: float) -> dict[str, Any]:
-    """Store the large objects and nothing else."""
+    """Store the large objects and nothing else: `*` alone would leave out only the tables of the search path."""
     return desk.store(
-        key, desk.tool_pieces("pg_dump of large objects", [*_pg_dump(desk, lock_wait_s), "-a", "-b", "-T", "*"])
+        key, desk.tool_pieces("pg_dump of large objects", [*_pg_dump(desk, lock_wait_s), "-a", "-b", "-T", "*.*"])
     )
 
 

@@ -95,7 +95,7 @@ def _by_pg_restore(desk: Desk, section: str, options: list[str], archive: IO[byt
     """The archive has no name: a worker that is killed leaves nothing. Parallel pg_restore opens it by this path."""
     number = archive.fileno()
     arguments = ["pg_restore", *options, "-d", desk.address.argument, f"/proc/self/fd/{number}"]
-    desk.run_tool(Tool(f"pg_restore of {section}", arguments, keep_open=[number], environ=BUILD_MEMORY))
+    desk.run_tool(Tool(f"pg_restore of {section}", arguments, keep_open=[number], variables=BUILD_MEMORY))
 
 
 def _through_psql(desk: Desk, section: str, options: list[str], archive: IO[bytes]) -> None:
@@ -106,7 +106,7 @@ def _through_psql(desk: Desk, section: str, options: list[str], archive: IO[byte
         desk.run_tool(Tool(f"pg_restore of {section}", restore, stdout=script.fileno(), keep_open=[number]))
         with _without(script, SET_TRANSACTION_TIMEOUT) as accepted:
             psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", desk.address.argument]
-            desk.run_tool(Tool(f"psql of {section}", psql, stdin=accepted, environ=BUILD_MEMORY))
+            desk.run_tool(Tool(f"psql of {section}", psql, stdin=accepted, variables=BUILD_MEMORY))
 
 
 @contextmanager
