@@ -5,6 +5,7 @@ says nothing: only its exit code does, and its error is told by its first line, 
 """
 
 import os
+import re
 import subprocess
 import tempfile
 import threading
@@ -25,10 +26,13 @@ from blocks.storage.objects import PART_BYTES, Objects, place_from_json
 from blocks.stream import PIECE, Facts, pack, process_pieces, unpack
 
 SMALL_BYTES = 1 << 20
+READER_WAIT_S = 3
 _TELL_EVERY_S = 0.5
 _MOST_PARTS = 9000
 _PSQL_LOST_ITS_CONNECTION = 2
 _ERROR_BYTES = 4096
+_LOCK_NOT_AVAILABLE = "55P03"
+_TOLD = re.compile(r"(?:ERROR|FATAL|error): +(?:(?P<state>[0-9A-Z]{5}): +)?(?P<sentence>.*)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ class Tool:
 
 class StoreSilent(Unreachable):
     """The store did not answer: the object may be tried again while the snapshot is held."""
+
+
+class Locked(Unreachable):
+    """Somebody waits for an exclusive lock, and readers queue behind him: only the snapshot's holder can read on."""
 
 
 class Desk:
@@ -75,10 +83,25 @@ class Desk:
         return connection
 
     def entering_snapshot(self) -> list[str]:
-        """The statements that make a session a reader of the snapshot; none without one."""
+        """The statements that make a session a reader of the snapshot, who waits for no lock; none without one."""
         if not (snapshot := self.orders.get("snapshot")):
             return []
-        return ["begin isolation level repeatable read read only", f"set transaction snapshot {literal(snapshot)}"]
+        return [
+            f"set lock_timeout = '{READER_WAIT_S}s'",
+            "begin isolation level repeatable read read only",
+            f"set transaction snapshot {literal(snapshot)}",
+        ]
+
+    @contextmanager
+    def reading(self, doing: str) -> Generator[psycopg.Connection]:
+        """The connection for one read; a lock that others queue for costs the connection, not the dump."""
+        with said(doing):
+            try:
+                yield self.connection
+            except psycopg.errors.LockNotAvailable:
+                self.connection.close()
+                del self.connection
+                raise Locked(f"{doing}: somebody waits for an exclusive lock on it") from None
 
     # ---- the store
 
@@ -234,7 +257,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def tool_error(what: str, code: int, errors: IO[bytes]) -> Refused | Unreachable:
     """A connection that broke or a tool that was killed may come right; anything else the tool said itself."""
     errors.seek(0)
-    told = [line for line in errors.read(_ERROR_BYTES).decode(errors="replace").splitlines() if "rror: " in line]
-    sentence = told[0].split("rror: ", 1)[1][:300] if told else f"it ended with {code} and said nothing"
-    lost = code < 0 or code == _PSQL_LOST_ITS_CONNECTION or "onnection" in sentence or "terminating" in sentence
+    told = _TOLD.search(errors.read(_ERROR_BYTES).decode(errors="replace"))
+    state, sentence = (
+        (told["state"], told["sentence"][:300]) if told else (None, f"it ended with {code}, without a word")
+    )
+    if state == _LOCK_NOT_AVAILABLE:
+        return Locked(f"{what} failed: somebody waits for an exclusive lock on it")
+    lost = (
+        code < 0
+        or code == _PSQL_LOST_ITS_CONNECTION
+        or re.search(r"connection|terminating|57P0", told[0] if told else "")
+    )
     return (Unreachable if lost else Refused)(f"{what} failed: {sentence}")

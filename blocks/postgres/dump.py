@@ -11,6 +11,8 @@ from typing import Any
 
 from blocks.postgres.contents import Contents, LargeObjects, StoredObject, Table, data_key
 from blocks.postgres.crew import Crew, Job, Watch
+from blocks.postgres.desk import Desk, coalesced
+from blocks.postgres.dump_jobs import copy_out
 from blocks.postgres.snapshot import Held
 from blocks.postgres.tools import Tools
 from blocks.storage.objects import NO_METADATA, Place
@@ -105,6 +107,10 @@ def dump(  # noqa: PLR0913 - options by keyword, each with a default
         held.alive()
         watch()
 
+    def moved(size: int) -> None:
+        meter.moved(size)
+        watch()
+
     jobs = [*_whole_jobs(held, lock_wait_s), *_table_jobs(tables)]
     orders = _orders(held, tools) | {
         "place": place.to_json(),
@@ -116,8 +122,22 @@ def dump(  # noqa: PLR0913 - options by keyword, each with a default
     }
     with Crew(orders, min(workers, len(jobs))) as crew:
         results = crew.run(jobs, Watch(look, meter.moved, meter.ended))
+    results = _with_locked_ones(held, Desk(orders, moved), jobs, results)
     held.alive()
     return Dumped(_contents(held, jobs, results), time.monotonic() - started)
+
+
+def _with_locked_ones(
+    held: Held, desk: Desk, jobs: Sequence[Job], results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Tables that somebody waits to truncate or alter keep new readers out: the holder itself reads them."""
+
+    def read(job: Job) -> dict[str, Any]:
+        table = Table.of(job.arguments["table"])
+        pieces = coalesced(held.read(copy_out(table, held.survey.pinned["client_encoding"])))
+        return desk.store(job.arguments["key"], pieces, estimate_bytes=job.arguments["size_bytes"])
+
+    return [read(job) if result.get("locked") else result for job, result in zip(jobs, results, strict=True)]
 
 
 def _orders(held: Held, tools: Tools) -> dict[str, Any]:

@@ -7,11 +7,12 @@ them cost a second, not twelve). Columns are always written out, settings pinned
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import psycopg
 import xxhash
 
 from blocks.postgres.address import said
 from blocks.postgres.contents import Table
-from blocks.postgres.desk import SMALL_BYTES, Desk, coalesced
+from blocks.postgres.desk import SMALL_BYTES, Desk, Locked, coalesced
 from blocks.postgres.pins import ident, listed, literal, proof, qualified, rows, statements
 from blocks.stream import PIECE
 
@@ -19,8 +20,11 @@ LARGE_OBJECTS_AT_ONCE = 16
 
 
 def dump_table(desk: Desk, *, table: Mapping[str, Any], size_bytes: int, key: str) -> dict[str, Any]:
-    """Store one table's rows."""
-    return desk.store(key, table_pieces(desk, Table.of(table), size_bytes), estimate_bytes=size_bytes)
+    """Store one table's rows; {"locked": True} where only the snapshot's holder can still read it."""
+    try:
+        return desk.store(key, table_pieces(desk, Table.of(table), size_bytes), estimate_bytes=size_bytes)
+    except Locked:
+        return {"locked": True}
 
 
 def table_pieces(desk: Desk, table: Table, size_bytes: int) -> Iterator[bytes]:
@@ -45,11 +49,18 @@ def psql_reading(desk: Desk, copy: str) -> list[str]:
     version = int(desk.orders["server_version_num"])
     before = [*statements(desk.pinned, version), r"\o /dev/null", proof(desk.pinned), r"\o", *desk.entering_snapshot()]
     commands = [argument for statement in (*before, copy) for argument in ("-c", statement)]
-    return ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", desk.address.argument, *commands]
+    quiet = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+    return ["psql", *quiet, "-d", desk.address.argument, *commands]
 
 
 def _by_connection(desk: Desk, copy: str, doing: str) -> Iterator[bytes]:
-    with said(doing), desk.connection.cursor() as cursor, cursor.copy(copy.encode()) as stream:
+    with desk.reading(doing) as connection:
+        yield from copied(connection, copy)
+
+
+def copied(connection: psycopg.Connection, copy: str) -> Iterator[bytes]:
+    """What a COPY gives over an open connection."""
+    with connection.cursor() as cursor, cursor.copy(copy.encode()) as stream:
         yield from coalesced(iter(stream))
 
 

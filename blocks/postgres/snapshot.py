@@ -8,7 +8,7 @@ Sequences are not in a snapshot: they are read once, after it, and so are never 
 """
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address, said
 from blocks.postgres.catalogue import lines
 from blocks.postgres.contents import Excluded, SequenceValue, Table
-from blocks.postgres.pins import SESSION, literal, qualified, rows, run
+from blocks.postgres.pins import of_database, pin, qualified, rows, run
 from blocks.postgres.survey import Relation, Rules, Survey, left_out_schemas, look, relations, survey
 
 __all__ = ["Excluded", "Held", "Snapshot", "Survey", "Table", "hold", "survey"]
@@ -29,7 +29,6 @@ __all__ = ["Excluded", "Held", "Snapshot", "Survey", "Table", "hold", "survey"]
 KEEPALIVE_S = 20
 _TRIES = 5
 _SEQUENCES_AT_ONCE = 200
-_QUIET = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "row_security")
 Listing = list[tuple[int, Table]]
 
 
@@ -71,6 +70,11 @@ class Held:
         """Unreachable when the holder is gone: no reader can enter the snapshot any more."""
         self._holder.ask()
 
+    def read(self, copy: str) -> Iterator[bytes]:
+        """What a COPY gives to the holder itself: its locks let it pass where other readers queue behind a TRUNCATE."""
+        with said("reading over the snapshot's holder"):
+            yield from self._holder.copied(copy)
+
 
 @contextmanager
 def hold(  # noqa: PLR0913 - options by keyword, each with a default
@@ -93,8 +97,7 @@ def hold(  # noqa: PLR0913 - options by keyword, each with a default
         closing(address.connect(application_name=application_name)) as connection,
     ):
         with said(f"taking a snapshot of {address}"):
-            for name in _QUIET:
-                run(connection, f"set {name} = {literal(SESSION[name])}")
+            pin(connection, of_database(connection))
             taken = _locked_snapshot(connection, lister, rules, lock_wait_s)
             held = _read(address, connection, taken, rules, application_name)
         lister.close()
@@ -207,11 +210,19 @@ class _Holder:
         self.ended = threading.Event()
 
     def ask(self) -> None:
-        with self._one_at_a_time, said("the snapshot's holder is gone, no reader can enter it any more"):
-            try:
-                self._connection.execute("select 1")
-            except psycopg.errors.OperationalError as error:
-                raise Unreachable(f"the snapshot's holder died ({error.sqlstate or 'connection lost'})") from None
+        if not self._one_at_a_time.acquire(blocking=False):
+            return  # it is being read from, or asked by the other thread
+        try:
+            self._connection.execute("select 1")
+        except psycopg.Error as error:
+            why = error.sqlstate or "connection lost"
+            raise Unreachable(f"the snapshot's holder died ({why}): no reader can enter it any more") from None
+        finally:
+            self._one_at_a_time.release()
+
+    def copied(self, copy: str) -> Iterator[bytes]:
+        with self._one_at_a_time, self._connection.cursor() as cursor, cursor.copy(copy.encode()) as stream:
+            yield from (bytes(piece) for piece in stream)
 
     def keep_awake(self) -> None:
         while not self.ended.wait(KEEPALIVE_S):

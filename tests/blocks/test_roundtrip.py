@@ -49,7 +49,7 @@ def test_a_row_of_a_hundred_megabytes_comes_back(database: Address, tmp_path: Pa
     run(
         database,
         "create table wide (id integer primary key, a text, b bytea)",
-        "insert into wide select i, repeat(md5(i::text), 1638400), decode(repeat('00ff', 12500000), 'hex') from generate_series(1, 1) i",
+        "insert into wide select 1, repeat(md5('1'), 1638400), decode(repeat('00ff', 12500000), 'hex')",
     )
     contents = taken(database, folder(tmp_path))
     assert contents.totals["plain_bytes"] > 100_000_000
@@ -80,7 +80,8 @@ def test_rows_of_an_extensions_configuration_table_come_back(database: Address, 
         "create table notes (id integer, mine boolean)",
         "alter extension pgcrypto add table notes",
         "insert into notes values (1, true), (2, false)",
-        "update pg_extension set extconfig = array['notes'::regclass::oid], extcondition = array['where mine'] where extname = 'pgcrypto'",
+        "update pg_extension set extconfig = array['notes'::regclass::oid], extcondition = array['where mine']"
+        " where extname = 'pgcrypto'",
     )
     contents = taken(database, folder(tmp_path))
     assert [(str(table), table.condition) for table in contents.tables] == [("public.notes", "where mine")]
@@ -108,8 +109,8 @@ def comes_back_as_locale(address: Address, options: str, column: str, tmp_path: 
         contents = taken(other, folder(tmp_path))
         with new_database(other, contents) as new:
             assert bring_back(new, contents, folder(tmp_path)).differences == []
-            query = f"select datlocprovider::text || {column} from pg_database where datname = current_database()"
-            return one(new, query)
+            whole = f"datlocprovider::text || {column}"
+            return one(new, f"select {whole} from pg_database where datname = current_database()")  # noqa: S608
     finally:
         run(address, f"drop database {other.database} with (force)")
 
