@@ -29,23 +29,34 @@ def run_id() -> UUID | None:
     return run.flow_run.id if run and run.flow_run else None
 
 
-def mark_crashed(run: UUID) -> str | None:
-    """A run whose holder died shows RUNNING for ever, so it is marked Crashed; the sentence that says so."""
-    if _plain() or "prefect.context" not in sys.modules:
-        return None
+def mark_crashed(run: UUID | None) -> str:
+    """A dead holder's run shows RUNNING for ever, so it is marked Crashed; a sentence, or "" for nothing to mark.
+
+    Prefect is the window alone: when it cannot be told, that is said, and holds up nothing.
+    """
+    if run is None or _plain() or "prefect.context" not in sys.modules:
+        return ""
+    from httpx import HTTPError
+    from prefect.exceptions import ObjectNotFound, PrefectException
+
+    try:
+        return _marked_crashed(run)
+    except ObjectNotFound:
+        return ""
+    except (HTTPError, PrefectException, ValueError) as error:
+        return f"run {run} of a dead process could not be marked as crashed: {type(error).__name__}"
+
+
+def _marked_crashed(run: UUID) -> str:
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
-        try:
-            state = client.read_flow_run(run).state
-        except ObjectNotFound:
-            return None
+        state = client.read_flow_run(run).state
         if state is None or not state.is_running():
-            return None
+            return ""
         client.set_flow_run_state(
-            run, Crashed(message="its process died; reconcile took its operation over"), force=True
+            run, Crashed(message="its process died; reconcile took over its operation"), force=True
         )
     return f"marked run {run} as crashed"
 

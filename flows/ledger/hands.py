@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from blocks.errors import BlockError
 from blocks.postgres.address import Address, translate
 from flows.ledger import holder
-from flows.ledger.engine import mark_crashed, run_id
+from flows.ledger.engine import run_id
 from flows.ledger.errors import Busy, Fenced, Unheard
 from flows.ledger.lease import Lease, boottime
 from flows.ledger.line import Line
@@ -133,8 +133,6 @@ class Hands:
         if step := op.in_doubt:
             for server in rebuilt(step["setting"], step["arguments"]).servers(self.world):
                 end_older(server, row["id"], op.token or 0)
-        if row["prefect_run"] and row["prefect_run"] != run_id():
-            mark_crashed(row["prefect_run"])
 
     def _changes(self, op: Operation, plan: Plan, look: Look | None) -> str:
         if look is None or op.state != "acting" or op.has_steps:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from flows.ledger.engine import mark_crashed
 from flows.ledger.errors import Fenced, Unheard
 from flows.ledger.hands import Hands, sentence
 from flows.ledger.line import Line
@@ -108,6 +109,8 @@ class Reconciler:
             if op is None:
                 return
             self._said.append(f"took over {what} from {row['holder']}, {row['state']}")
+            if marked := mark_crashed(row["prefect_run"]):
+                self._said.append(marked)
             self._hands.finish(op, row)
         except (Fenced, Unheard) as error:
             self._said.append(f"lost {what} again: {error}")

@@ -1,0 +1,82 @@
+"""The toy lists killed and stopped at every point, each run a process of its own; and many more random deaths."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster
+from tests.parts import random_deaths
+from tests.parts.killing import Arguments, Matrix
+from tests.parts.ledger import ledger_database
+from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger
+
+LEASE_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def address(postgres17: Cluster) -> Generator[Address]:
+    yield from ledger_database(postgres17)
+
+
+def matrix(folder: Path, address: Address, kind: str, **plan: Any) -> Matrix:
+    """The toy list of that kind; each try has its own folder, rows and scopes."""
+
+    def fresh(point: str) -> Arguments:
+        label = f"{folder.name}-{point}"
+        place = folder / label
+        place.mkdir()
+        world = ToyWorld(place, address)
+        for name in ("blue", "x", "y"):
+            ToyFile(name).write(world, "running")
+        made = ToyPlan(stage=label, database=label, **plan).model_dump(mode="json")
+        common = {"folder": str(place), "address": address.to_json(), "lease_s": LEASE_S}
+        return common | {"kind": kind, "plan": made, "key": label}
+
+    def world(arguments: Arguments) -> ToyWorld:
+        return ToyWorld(Path(arguments["folder"]), address)
+
+    return Matrix(
+        run="tests.parts.toys:run",
+        fresh=fresh,
+        ledger=lambda arguments: toy_ledger(world(arguments), LEASE_S),
+        fingerprint=lambda arguments: [*world(arguments).written()],
+    )
+
+
+MOVES = (("x", 1), ("y", 2), ("x", None))
+LISTS: list[tuple[str, dict[str, Any], int]] = [
+    ("toy deploy", {}, 14),
+    ("toy deploy", {"bad": True}, 19),
+    ("toy moves", {"moves": MOVES, "commit_at": 2}, 11),
+    ("toy prune", {"moves": (("x", None), ("y", None))}, 7),
+]
+
+
+@pytest.mark.parametrize(("kind", "plan", "points"), LISTS, ids=["deploy", "bad deploy", "moves", "prune"])
+def test_every_point_of_a_list_can_be_the_last(
+    tmp_path: Path, address: Address, kind: str, plan: dict[str, Any], points: int
+) -> None:
+    killed = matrix(tmp_path, address, kind, **plan)
+    found = killed.points()
+
+    assert len(found) == points
+    assert not killed.complaints(found)
+
+
+def test_the_matrix_can_fail(tmp_path: Path, address: Address) -> None:
+    """A list that writes behind the journal's back is caught."""
+    killed = matrix(tmp_path, address, "toy cheat")
+
+    assert killed.complain("commit", "kill") == ["commit kill: a: should be 1, is 2"]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
+@given(plan=random_deaths.plans(), deaths=random_deaths.deaths())
+def test_four_hundred_plans_end_as_wanted_or_as_before(
+    address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
+) -> None:
+    random_deaths.check(address, plan, deaths)
