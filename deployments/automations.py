@@ -3,10 +3,11 @@
 An automation is a courtesy, not a pager: Prefect loses events when an emitter dies at once. Status reports the same.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
@@ -15,17 +16,20 @@ from prefect_slack import SlackWebhook
 from blocks.errors import Refused
 from deployments.report import Report
 
+NAME = "{stage}: tell of failed and disproven backups"
 TOLD = ("backup", "prove")  # the flows whose failed runs are told
 BODY = "{{ flow_run.name }}: {{ flow_run.state.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 
 
-def tell_of_failures(client: SyncPrefectClient, stage: str, report: Report, *, prune: bool) -> None:
+def tell_of_failures(
+    client: SyncPrefectClient, stage: str, deployed: Mapping[str, DeploymentResponse], report: Report, *, prune: bool
+) -> None:
     """Declare the automation of a stage; without a SlackWebhook block of the stage there is none."""
-    name = f"{stage}: tell of failed and disproven backups"
+    name = NAME.format(stage=stage)
     found = client.read_automations_by_name(name)
     if len(found) > 1:
         raise Refused(f"{len(found)} automations are named {name!r}, and apply makes one: remove the others in the UI")
-    wanted = _wanted(client, stage, name, enabled=found[0].enabled if found else True)
+    wanted = _wanted(client, stage, _told(stage, deployed), enabled=found[0].enabled if found else True)
     if wanted is None and found and prune:
         client.delete_automation(found[0].id)
         report.changed("removed", f"automation {name}")
@@ -43,13 +47,13 @@ def tell_of_failures(client: SyncPrefectClient, stage: str, report: Report, *, p
         report.same(f"automation {name}")
 
 
-def _wanted(client: SyncPrefectClient, stage: str, name: str, *, enabled: bool) -> AutomationCore | None:
+def _wanted(client: SyncPrefectClient, stage: str, told: list[str], *, enabled: bool) -> AutomationCore | None:
     try:
         webhook = client.read_block_document_by_name(stage, SlackWebhook.get_block_type_slug(), include_secrets=False)
     except ObjectNotFound:
         return None
     return AutomationCore(
-        name=name,
+        name=NAME.format(stage=stage),
         enabled=enabled,
         description="Declared by `python -m deployments apply`. Pause it here where it disturbs; that is kept.",
         trigger=EventTrigger(
@@ -57,7 +61,7 @@ def _wanted(client: SyncPrefectClient, stage: str, name: str, *, enabled: bool) 
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={
                 "prefect.resource.role": "deployment",
-                "prefect.resource.id": _deployments(client, stage),
+                "prefect.resource.id": told,
             },
             posture=Posture.Reactive,
             threshold=1,
@@ -69,6 +73,6 @@ def _wanted(client: SyncPrefectClient, stage: str, name: str, *, enabled: bool) 
     )
 
 
-def _deployments(client: SyncPrefectClient, stage: str) -> list[str]:
-    found = client.read_deployments(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[stage])))
-    return sorted(f"prefect.deployment.{each.id}" for each in found if client.read_flow(each.flow_id).name in TOLD)
+def _told(stage: str, deployed: Mapping[str, DeploymentResponse]) -> list[str]:
+    names = {f"{flow}/{stage}" for flow in TOLD}
+    return sorted(f"prefect.deployment.{each.id}" for name, each in deployed.items() if name in names)

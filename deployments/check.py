@@ -113,7 +113,7 @@ def _pins(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     except (BlockError, NotDone, ValueError) as error:
         yield Finding("problem", str(error))
         return
-    pinned = bool(stage.keys.recipients and stage.keys.verifying_keys)
+    pinned = bool(stage.pinned_keys.recipients and stage.pinned_keys.verifying_keys)
     yield (
         Finding("ok", f"the keys are those that {stage.name}.toml pins")
         if pinned

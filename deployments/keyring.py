@@ -67,7 +67,7 @@ def _environment(new: NewKeys) -> str:
 def _public(new: NewKeys) -> str:
     return (
         "\n# Public, for the stage's TOML: pinned there, nobody can replace them by writing a block alone.\n"
-        "[keys]\n"
+        "[pinned_keys]\n"
         f'recipients = ["{new.team_recipient}", "{new.escrow_recipient}"]\n'
         f'verifying_keys = ["{new.backup_verifying_key}", "{new.proof_verifying_key}"]'
     )

@@ -20,7 +20,7 @@ HORIZON = timedelta(days=63)  # two monthly runs lie in it whatever the month
 def keeps_rpo(crons: Sequence[str], durations: Sequence[timedelta], rpo: timedelta, now: datetime) -> Verdict:
     """Interval and 95th percentile of the duration against the RPO."""
     if not crons:
-        return Verdict(go=True, reason=f"no backup is scheduled: the RPO of {rpo} rests on people")
+        return Verdict(go=True, reason=f"no backup is scheduled: the RPO of {_short(rpo)} rests on people")
     gap, slow = longest_gap(crons, now), percentile(durations, 0.95)
     took = (
         f"95 % of {len(durations)} backups took at most {_short(slow)}" if durations else "no backup has been timed yet"
@@ -36,7 +36,9 @@ def keeps_rpo(crons: Sequence[str], durations: Sequence[timedelta], rpo: timedel
 
 def longest_gap(crons: Sequence[str], now: datetime) -> timedelta:
     """The longest time between two starts, of all schedules together (UTC)."""
-    starts = sorted({start for cron in crons for start in _starts(cron, now)})
+    found = [_starts(cron, now) for cron in crons]
+    known_until = min(starts[-1] for starts in found)
+    starts = sorted({start for starts in found for start in starts if start <= known_until})
     return max((later - earlier for earlier, later in itertools.pairwise(starts)), default=HORIZON)
 
 

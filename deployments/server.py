@@ -41,12 +41,12 @@ def apply(
         blocks = plan_blocks(client, stage, environ)
         _ledger(stage, environ, report)
         _pool(client, wanted, report)
-        save_blocks(blocks, report)
-        found = {_full_name(client, each): each for each in _deployments(client, name)}
+        save_blocks(client, blocks, report)
+        found = deployed(client, name)
         for one in wanted:
             _deploy(client, one, found.pop(one.full_name, None), report)
         _orphans(client, found, report, prune=prune)
-        tell_of_failures(client, name, report, prune=prune)
+        tell_of_failures(client, name, deployed(client, name), report, prune=prune)
     report.close(f"stage {name} at {PREFECT_API_URL.value()}")
     return report.changes
 
@@ -91,12 +91,11 @@ def _ledger(stage: Stage, environ: Mapping[str, str], report: Report) -> None:
         report.changed("migrated", told)
 
 
-def _deployments(client: SyncPrefectClient, name: str) -> list[DeploymentResponse]:
-    return client.read_deployments(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])))
-
-
-def _full_name(client: SyncPrefectClient, one: DeploymentResponse) -> str:
-    return f"{client.read_flow(one.flow_id).name}/{one.name}"
+def deployed(client: SyncPrefectClient, name: str) -> dict[str, DeploymentResponse]:
+    """The deployments of a stage that the server has, by FLOW/STAGE."""
+    mine = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
+    flows = {flow.id: flow.name for flow in client.read_flows(deployment_filter=mine)}
+    return {f"{flows[each.flow_id]}/{each.name}": each for each in client.read_deployments(deployment_filter=mine)}
 
 
 def _deploy(client: SyncPrefectClient, one: Declared, found: DeploymentResponse | None, report: Report) -> None:

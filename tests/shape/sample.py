@@ -22,6 +22,17 @@ def count(
 
 
 @flow
+def backup(stage: str, kind: Literal["daily", "weekly"] = "daily") -> str:
+    """Backs up nothing.
+
+    Args:
+        stage: which stage is operated
+        kind: which kind
+    """
+    return f"{stage} {kind}"
+
+
+@flow
 def leak(stage: str, api_key: str = "", wait: timedelta = timedelta(0)) -> str:
     """Takes what it must not.
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,7 @@ def test_the_readme_lists_every_deployment_as_it_is() -> None:
 
 def test_the_table_shown_for_the_readme_would_pass() -> None:
     one = Declared("backup", "lab", "a.b", "Takes one.", ("lab",), {}, "lab", "default", (), {}, {})
-    assert rows(table([one, *declared_like(one)])) == {"backup/lab": row(one), "backup/other": row(one)}
-
-
-def declared_like(one: Declared) -> list[Declared]:
-    return [Declared(**{**vars(one), "name": "other"})]
+    assert rows(table([one, replace(one, name="other")])) == {"backup/lab": row(one), "backup/other": row(one)}
 
 
 @pytest.mark.parametrize(("where", "command"), commands("make") or [("no document", "make help")])

@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {
         }
     ],
 }
-FAULTS = [
+FAULTS: list[tuple[str, Any, str]] = [
     ("deployments", {}, "no list of deployments"),
     ("pul", [], "unknown key 'pul', nearest 'pull'"),
     ("pull", [{"a": 1}], "no `pull: []`"),

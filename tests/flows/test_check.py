@@ -1,0 +1,167 @@
+"""check and keys: what can be known without a Prefect server, and what a new set of keys is for."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from blocks.errors import Refused
+from blocks.keys import RestoreKey, new_keys
+from blocks.postgres.address import Address
+from deployments.__main__ import main, parser
+from deployments.check import Finding, findings
+from deployments.keyring import make_keys
+from flows.stage import Stage
+
+STAGE = """
+[service]
+name = "sample"
+[database]
+name = "app"
+[objectives]
+rpo = "1h"
+rto = "4h"
+[store]
+kind = "directory"
+folder = "{folder}"
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    (tmp_path / "store").mkdir()
+    return Stage.parse(STAGE.format(folder=tmp_path / "store"), "local")
+
+
+@pytest.fixture
+def environ(database: Address, tmp_path: Path) -> dict[str, str]:
+    new = new_keys()
+    identity = tmp_path / "identity"
+    identity.touch(0o600)
+    identity.write_text(new.team_identity)
+    name, word = quote(database.database, safe=""), quote(database.password, safe="")
+    url = f"postgresql://{database.user}:{word}@{database.host}:{database.port}/{name}"
+    return {
+        "DATABASE_URL": url,
+        "LEDGER_URL": url,
+        "BACKUP_RECIPIENTS": f"{new.team_recipient},{new.escrow_recipient}",
+        "BACKUP_VERIFYING_KEYS": f"{new.backup_verifying_key},{new.proof_verifying_key}",
+        "BACKUP_SIGNING_KEY": new.backup_signing_key,
+        "PROOF_SIGNING_KEY": new.proof_signing_key,
+        "RESTORE_IDENTITY_FILE": str(identity),
+        "PREFECT_SERVER_ENCRYPTION_KEY": "set",
+    }
+
+
+def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
+    return [each.sentence for each in findings(stage, environ) if each.verdict == verdict]
+
+
+def test_a_sound_stage_has_no_problem_and_names_the_tools(stage: Stage, environ: dict[str, str]) -> None:
+    assert told(stage, environ, "problem") == []
+    assert any("the server is Postgres 17, its tools are of 17" in each for each in told(stage, environ, "ok"))
+
+
+def test_a_host_with_both_keys_is_told_what_that_costs(stage: Stage, environ: dict[str, str]) -> None:
+    assert any("give queue restore a host of its own" in each for each in told(stage, environ, "note"))
+    del environ["BACKUP_SIGNING_KEY"]
+    assert not any("give queue restore a host of its own" in each for each in told(stage, environ, "note"))
+
+
+def test_an_identity_that_is_on_another_host_is_no_problem(stage: Stage, environ: dict[str, str]) -> None:
+    environ["RESTORE_IDENTITY_FILE"] = "/nowhere/identity"
+    assert told(stage, environ, "problem") == []
+    assert any("/nowhere/identity is not on this host" in each for each in told(stage, environ, "note"))
+
+
+def test_one_recipient_alone_is_warned_of(stage: Stage, environ: dict[str, str]) -> None:
+    environ["BACKUP_RECIPIENTS"] = environ["BACKUP_RECIPIENTS"].split(",")[0]
+    assert any(each.startswith("one recipient alone") for each in told(stage, environ, "note"))
+
+
+def test_keys_that_the_toml_pins_otherwise_are_a_problem(stage: Stage, environ: dict[str, str]) -> None:
+    pinned = Stage.parse(
+        STAGE.format(folder=stage.store.folder) + f'[pinned_keys]\nrecipients = ["{new_keys().team_recipient}"]',
+        "local",
+    )
+    assert any(
+        "recipients of the BackupKeys block and of local.toml differ" in each
+        for each in told(pinned, environ, "problem")
+    )
+
+
+def test_what_is_not_set_and_what_does_not_answer_are_problems_each_by_name(
+    stage: Stage, environ: dict[str, str]
+) -> None:
+    del environ["PROOF_SIGNING_KEY"]
+    environ["DATABASE_URL"] = "postgresql://app:canary-word@127.0.0.1:1/app"
+    found = told(stage, environ, "problem")
+    assert "Backup Keys local-proof: PROOF_SIGNING_KEY not set here" in found
+    assert any("127.0.0.1:1" in each for each in found)
+    assert "canary-word" not in "\n".join(found)
+
+
+def test_a_finding_is_a_value() -> None:
+    assert Finding("ok", "well") == Finding("ok", "well")
+
+
+@pytest.mark.parametrize("command", ["check", "apply"])
+def test_an_unknown_stage_is_one_sentence_and_a_failure(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--stage", "prodution"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no stage 'prodution'" in said.err
+    assert "production" in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+def test_a_parameter_is_json_or_else_text() -> None:
+    given = parser().parse_args(
+        ["run", "restore", "--stage", "local", "--param", "which=latest-proven", "--param", "n=2", "--dry-run"]
+    )
+    assert dict(given.param) == {"which": "latest-proven", "n": 2}
+    assert given.dry_run
+
+
+def test_help_needs_no_prefect() -> None:
+    asked = (
+        "import sys; from deployments.__main__ import parser; parser().format_help(); print('prefect' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_new_keys_are_printed_with_the_place_of_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["keys", "new"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("AGE-SECRET-KEY-1") == 2
+    assert all(
+        word in text
+        for word in ("RESTORE_IDENTITY_FILE", "BACKUP_RECIPIENTS=age1", "PROOF_SIGNING_KEY=", "[pinned_keys]")
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_said_to_belong_into_the_toml_is_taken_there(tmp_path: Path) -> None:
+    said: list[str] = []
+    make_keys(None, said.append)
+    pinned = Stage.parse(STAGE.format(folder=tmp_path) + said[-1], "lab").pinned_keys
+    assert (len(pinned.recipients), len(pinned.verifying_keys)) == (2, 2)
+
+
+def test_keys_in_a_folder_are_for_the_owner_alone_and_never_overwritten(tmp_path: Path) -> None:
+    said: list[str] = []
+    make_keys(tmp_path / "keys", said.append)
+    files = sorted((tmp_path / "keys").iterdir())
+    assert [(each.name, stat.S_IMODE(each.stat().st_mode)) for each in files] == [
+        ("escrow-identity.txt", 0o600),
+        ("keys.env", 0o600),
+        ("team-identity.txt", 0o600),
+    ]
+    assert "SECRET" not in "\n".join(said)
+    assert "opens what is encrypted to" in RestoreKey(identity_file=str(files[2])).check()
+    with pytest.raises(Refused, match=r"holds keys\.env, team-identity\.txt, escrow-identity\.txt already"):
+        make_keys(tmp_path / "keys", said.append)
