@@ -1,7 +1,7 @@
 # The commands of this project. `make` alone lists them.
 #
-# Everything happens below this folder: the Python environment in .venv, state in .stage; the caches of pip and uv aside,
-# nothing is written elsewhere, no root is needed and nothing is installed on the machine.
+# Everything happens below this folder: the Python environment in .venv, state in .stage. Caches (of pip, uv and of empty
+# Postgres clusters) aside nothing is written elsewhere, no root is needed and nothing is installed on the machine.
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9# installs the lock several times faster than pip does, and compiles it: that halves every start of Prefect

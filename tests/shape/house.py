@@ -25,78 +25,20 @@ TIERS = (
 )
 STARRED = ("flows.ledger", "flows.world", "flows.effect", "flows.people")  # shared nouns that may touch the world
 ACTING = ("flow", "tasks", "steps", "settings")  # the files of a concern that may touch the world
-PURE = frozenset(
-    {
-        "abc",
-        "base64",
-        "bisect",
-        "collections",
-        "dataclasses",
-        "datetime",
-        "decimal",
-        "difflib",
-        "enum",
-        "fnmatch",
-        "fractions",
-        "functools",
-        "graphlib",
-        "hashlib",
-        "heapq",
-        "ipaddress",
-        "itertools",
-        "json",
-        "math",
-        "operator",
-        "re",
-        "statistics",
-        "string",
-        "textwrap",
-        "tomllib",
-        "types",
-        "typing",
-        "typing_extensions",
-        "unicodedata",
-        "uuid",
-        "zoneinfo",
-        "__future__",
-        "pydantic",
-        "pydantic_core",
-    }
-)
-EMPTY_NAMES = frozenset(
-    {
-        "utils",
-        "util",
-        "helpers",
-        "helper",
-        "common",
-        "misc",
-        "manager",
-        "managers",
-        "handler",
-        "handlers",
-        "process",
-        "data",
-    }
-)
-EFFECTS = frozenset(
-    {
-        "open",
-        "connect",
-        "Popen",
-        "run",
-        "check_output",
-        "check_call",
-        "read_text",
-        "read_bytes",
-        "write_text",
-        "mkdir",
-        "sleep",
-        "now",
-        "utcnow",
-        "today",
-    }
-)
+PURE = frozenset({
+    "abc", "base64", "bisect", "collections", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch",
+    "fractions", "functools", "graphlib", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator",
+    "re", "statistics", "string", "textwrap", "tomllib", "types", "typing", "typing_extensions", "unicodedata",
+    "uuid", "zoneinfo", "__future__", "pydantic", "pydantic_core", "binascii", "html", "urllib.parse",
+})  # fmt: skip
+PLACES = ("PATH", "XDG_CACHE_HOME")  # where this machine keeps programs and caches: no setting of ours
+EMPTY_NAMES = frozenset({
+    "utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "handler", "handlers",
+})  # fmt: skip
+EFFECTS = frozenset({
+    "open", "connect", "Popen", "run", "check_output", "check_call", "read_text", "read_bytes", "write_text", "mkdir",
+    "sleep", "now", "utcnow", "today",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,7 +134,7 @@ def pure(found: Sequence[Module]) -> Iterator[str]:
         for line, name in imports(module):
             package = name.split(".")[0]
             reads_its_toml = module.name == "flows.stage" and package == "pathlib"
-            if not (decides(name) or package in PURE or reads_its_toml):
+            if not (decides(name) or {package, name, name.rpartition(".")[0]} & PURE or reads_its_toml):
                 yield (
                     f"{module.path}:{line} imports {name.removesuffix('.*')}; a decision takes plain values. "
                     "Move the effect to tasks.py (or steps.py, settings.py)."
@@ -254,7 +196,7 @@ def environment_at_import(found: Sequence[Module]) -> Iterator[str]:
 
 
 def environment_in_blocks(found: Sequence[Module]) -> Iterator[str]:
-    """A block takes what it is given (PATH, where programs are looked for, and a child's whole environment aside)."""
+    """A block takes what it is given (the machine's own places, PLACES, and a child's whole environment aside)."""
     for module in (each for each in found if each.top == "blocks"):
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Subscript | ast.Call) and _reads_one_variable(node):
@@ -263,12 +205,12 @@ def environment_in_blocks(found: Sequence[Module]) -> Iterator[str]:
 
 def _reads_environment(node: ast.AST) -> bool:
     return (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv", "os.environb"}) or (
-        isinstance(node, ast.Name) and node.id in {"environ", "getenv"}
+        isinstance(node, ast.Name) and node.id in {"environ", "getenv"} and isinstance(node.ctx, ast.Load)
     )
 
 
 def _reads_one_variable(node: ast.Subscript | ast.Call) -> bool:
-    if "'PATH'" in ast.unparse(node):
+    if any(repr(place) in ast.unparse(node) for place in PLACES):
         return False
     if isinstance(node, ast.Subscript):
         return isinstance(node.ctx, ast.Load) and ast.unparse(node.value) in {"os.environ", "environ"}

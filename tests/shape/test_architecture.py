@@ -36,6 +36,7 @@ OFFENCES = [
     (house.pure, "flows/verdict.py", "from flows.world import World", "imports flows.world.World;"),
     (house.pure, "flows/verdict.py", "from flows import world", "imports flows.world;"),
     (house.pure, "flows/verdict.py", "from blocks.errors import Refused", "imports blocks.errors.Refused;"),
+    (house.pure, "flows/chart.py", "from urllib.request import urlopen", "imports urllib.request.urlopen;"),
     (house.clockless, "flows/catalogue/grades.py", "import datetime\nx = datetime.datetime.now(datetime.UTC)", "asks for now()"),
     (house.clockless, "flows/records.py", "def f():\n    return datetime.now(UTC)", "flows/records.py:2 asks for now()"),
     (house.prefect_in_its_place, "flows/backup/tasks.py", "@task\ndef dump(): ...", "uses @task; write @procedure or @effect"),
@@ -73,6 +74,11 @@ ALLOWED = [
     ),
     ("flows/verdict.py", "from dataclasses import dataclass\nfrom pydantic import BaseModel"),
     ("flows/ledger/journal.py", "def f(s, w):\n    s.write(w, 'on')"),
+    ("flows/chart.py", "import html\nfrom html import escape\nimport urllib.parse\nfrom urllib.parse import quote"),
+    (
+        "blocks/postgres/tools.py",
+        "import os\ndef f():\n    return os.environ.get('PATH', '')\nclass A:\n    environ: dict[str, str]",
+    ),
     ("flows/people.py", "import sys\ndef f(x):\n    sys.stdout.write(x)"),
     (
         "blocks/stream.py",
