@@ -204,6 +204,8 @@ def test_a_standby_can_be_held_without_its_unlogged_tables(
 ) -> None:
     run(database, "create table t (a integer)", "insert into t values (1)", "create unlogged table u (a integer)")
     standby = postgres17.standby(tmp_path / "standby")
+    with (standby.data / "shipkeeper.conf").open("a") as settings:
+        settings.write("max_prepared_transactions = 10\n")
     standby.start()
     try:
         address = standby.address(database.database)

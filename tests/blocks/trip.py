@@ -8,7 +8,7 @@ from pathlib import Path
 from blocks.postgres.address import Address
 from blocks.postgres.contents import Contents
 from blocks.postgres.dump import dump
-from blocks.postgres.load import Compared, Loaded, crew_for, create_database, drop_database, load, read_back
+from blocks.postgres.load import Compared, Loaded, create_database, crew_for, drop_database, load, read_back
 from blocks.postgres.snapshot import Held, hold
 from blocks.postgres.tools import Tools, tools_for
 from blocks.storage.objects import DirectoryPlace, Place

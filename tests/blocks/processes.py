@@ -1,0 +1,78 @@
+"""Processes of this machine, as the tests of killed ones see them."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+
+def command_lines() -> dict[int, list[str]]:
+    """Every process's arguments; those that ended meanwhile are left out."""
+    found: dict[int, list[str]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return found
+
+
+def children(of: int) -> list[int]:
+    """The processes below one, nearest first; not those that ended and wait for their parent."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    parents[int(entry.name)] = int(parent)
+    direct = [pid for pid, parent in parents.items() if parent == of]
+    return direct + [pid for child in direct for pid in children(child)]
+
+
+def running(program: str, database: str) -> int | None:
+    """The process of a tool that works on a database."""
+    for pid, arguments in command_lines().items():
+        if Path(arguments[0]).name == program and any(database in argument for argument in arguments):
+            return pid
+    return None
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def eventually(question: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object]) -> Generator[None]:
+    """Act in a thread of its own; what it raises is raised here."""
+    raised: list[BaseException] = []
+
+    def acting() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised.append(error)
+
+    thread = threading.Thread(target=acting)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(30)
+    if raised:
+        raise raised[0]
+
+
+def kill(pid: int | None, signal: int) -> None:
+    assert pid
+    os.kill(pid, signal)
