@@ -1,6 +1,7 @@
 """Decides what a backup will take and whether it may start: the survey of the database in, a plan with reasons out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, ClassVar
 
@@ -33,7 +34,8 @@ class BackupPlan(Plan):
     def sentence(self) -> str:
         """The plan in one sentence."""
         length = f", about {duration(self.expected_seconds)}" if self.expected_seconds else ""
-        return f"{self.kind} backup of {self.database}: {count(self.tables, 'table')}, {size(self.size_bytes)} on {self.server}{length}"
+        what = f"{count(self.tables, 'table')}, {size(self.size_bytes)} on {self.server}"
+        return f"{self.kind} backup of {self.database}: {what}{length}"
 
     @property
     def markdown(self) -> str:
@@ -50,24 +52,23 @@ class BackupPlan(Plan):
         return "\n\n".join(rows)
 
 
-def plan_backup(
-    stage: Stage,
-    kind: Kind,
-    survey: Mapping[str, Any],
-    history: Sequence[Backup],
-    *,
-    holders: Sequence[str] = (),
-    ledger_trouble: str | None = None,
-) -> BackupPlan:
+@dataclass(frozen=True)
+class Remembered:
+    """What the ledger knows: earlier backups (newest first), who holds the database now; or why it is silent."""
+
+    history: Sequence[Backup] = ()
+    holders: Sequence[str] = ()
+    trouble: str | None = None
+
+
+def plan_backup(stage: Stage, kind: Kind, survey: Mapping[str, Any], known: Remembered) -> BackupPlan:
     """The plan of one backup.
 
     Args:
         stage: what is operated, with its exclusions.
         kind: which kind of backup is asked for.
         survey: the look at the database (fields of blocks.postgres.snapshot.Survey as a mapping).
-        history: earlier backups of this database, for the expected length.
-        holders: sentences about operations that hold this database now.
-        ledger_trouble: why the ledger does not answer, if it does not.
+        known: earlier backups for the expected length, holders of the database, a silent ledger.
     """
     database = survey["database"]
     version = divmod(int(database["server_version_num"]), 10000)
@@ -81,9 +82,9 @@ def plan_backup(
         size_bytes=database["size_bytes"],
         excluded=tuple(_excluded(each) for each in survey["excluded"]),
         left_out=tuple(survey["left_out"]),
-        warnings=tuple(_warnings(survey, kind, ledger_trouble)),
-        refusals=tuple(_refusals(survey, kind, holders, ledger_trouble)),
-        expected_seconds=_expected(history),
+        warnings=tuple(_warnings(survey, kind, known.trouble)),
+        refusals=tuple(_refusals(survey, kind, known.holders, known.trouble)),
+        expected_seconds=_expected(known.history),
     )
 
 

@@ -12,17 +12,15 @@ from flows.words import count, duration, moment, size
 
 
 def report_page(
-    plan: BackupPlan,
-    manifest: Manifest,
-    seconds: Mapping[str, float],
-    kept: Backup,
-    history: Sequence[Backup],
-    retention: Retention,
+    plan: BackupPlan, manifest: Manifest, trend: Sequence[Backup], seconds: Mapping[str, float], retention: Retention
 ) -> str:
-    """The page in Markdown: what, how long each step, sizes beside the last ones, when it goes."""
+    """The page in Markdown: what, how long each step, sizes beside the last ones, when it goes.
+
+    `trend` are the last backups, oldest first, this one at the end.
+    """
     totals = manifest.totals
     ratio = totals.plain_bytes / totals.stored_bytes if totals.stored_bytes else 1.0
-    trend = [*reversed(history), kept]
+    kept = trend[-1]
     lines = [
         f"# {kept.id}",
         f"{plan.kind} backup of **{plan.database}** ({plan.server}), state of {moment(manifest.snapshot.time)}.",

@@ -5,10 +5,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from blocks.errors import Missing, Refused
 from flows.catalogue.layout import MANIFEST, signature_of
+from flows.catalogue.manifest import Manifest
 from flows.ledger import Back, Setting
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SignedManifest(Setting):
-    """The manifest in a backup's folder, as the sha256 of its stored bytes; None: there is none.
+    """The manifest in a backup's folder, by its fingerprint; None: there is none.
 
-    The signature goes first and the manifest last, with a condition that the store keeps: a second one never replaces it.
+    The signature goes first and the manifest last, with a condition that the store keeps: a second never replaces it.
     """
 
     back: ClassVar[Back] = "never"
@@ -28,18 +29,29 @@ class SignedManifest(Setting):
     signature: str
 
     def read(self, world: "World") -> JsonValue:
-        """The sha256 of the manifest that is there."""
+        """The fingerprint of the manifest that is there."""
         try:
-            return hashlib.sha256(world.store.objects().get(self.folder + MANIFEST)).hexdigest()
+            return fingerprint(world.store.objects().get(self.folder + MANIFEST))
         except Missing:
             return None
 
     def write(self, world: "World", want: JsonValue) -> None:
-        """Put the signature, then the manifest; a manifest that is there already is compared by `ensure`."""
-        objects = world.store.objects()
-        objects.put(self.folder + signature_of(MANIFEST), base64.b64decode(self.signature))
+        """Put the signature, then the manifest; one that is there already must be this one, and is signed as it is."""
+        objects, signature = world.store.objects(), self.folder + signature_of(MANIFEST)
+        objects.put(signature, base64.b64decode(self.signature))
         try:
             objects.put(self.folder + MANIFEST, self.text.encode(), only_if_absent=True)
         except Refused:
-            if self.read(world) != want:
+            there = objects.get(self.folder + MANIFEST)
+            if fingerprint(there) != want:
                 raise
+            objects.put(signature, world.keys.sign(there))
+
+
+def fingerprint(manifest: bytes) -> str:
+    """The sha256 of a manifest but for its operation: committed with a ledger or without, it is the same backup."""
+    try:
+        text = Manifest.model_validate_json(manifest).model_copy(update={"operation": None}).text()
+    except ValidationError:
+        text = manifest
+    return hashlib.sha256(text).hexdigest()

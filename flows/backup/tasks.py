@@ -20,21 +20,22 @@ from blocks.postgres.tools import Tools, tools_for, version_of
 from blocks.storage.block import BackupStore
 from flows import people
 from flows.backup.compose import compose
-from flows.backup.plan import BackupPlan, plan_backup
+from flows.backup.plan import BackupPlan, Remembered, plan_backup
 from flows.backup.policy import wants_proof
 from flows.backup.report import report_page
-from flows.backup.steps import CommitPlan, commit
+from flows.backup.steps import CommitPlan, commit, stamp
 from flows.catalogue.layout import home_of
 from flows.catalogue.manifest import Manifest
 from flows.catalogue.record import record_of
 from flows.effect import NotDone, ask_for, effect
-from flows.ledger import carry_out_alone
+from flows.ledger import Fenced, carry_out_alone
 from flows.records import ID_ALPHABET, Backup, Kind, backup_id
 from flows.redact import hide
 from flows.stage import Stage
 from flows.words import count, size
 from flows.world import World
 
+WORTH_SAYING = 0.02  # of the whole: before that the time left is a guess of a guess
 SHIPKEEPER = "0.1.0"  # as in pyproject.toml, kept equal by a test; the checkout is not an installed distribution
 
 
@@ -56,8 +57,7 @@ def look(server: PostgresServer, stage: Stage) -> Survey:
 
 def make_plan(world: World, kind: Kind, seen: Survey) -> BackupPlan:
     """The plan, with what the ledger knows; a silent ledger is part of it, not an error."""
-    history, holders, trouble = _remembered(world)
-    return plan_backup(world.stage, kind, asdict(seen), history, holders=holders, ledger_trouble=trouble)
+    return plan_backup(world.stage, kind, asdict(seen), _remembered(world))
 
 
 def insist(plan: BackupPlan) -> None:
@@ -94,7 +94,9 @@ def take(server: PostgresServer, store: BackupStore, keys: BackupKeys, stage: St
             progress=Shown(people.Progress("backup-progress", f"Progress of {backup}")),
             watch=Limit(clock, rules.snapshot_limit.total_seconds()),
         )
-        manifest = _manifest(stage, store, keys, plan, backup, held, dumped, tools, started)
+        manifest = _manifest(
+            stage, store, keys, plan, backup=backup, held=held, dumped=dumped, tools=tools, started=started
+        )
     seconds = {"snapshot": held_after, "dump": dumped.seconds}
     return Taken(manifest, home_of(stage).of(backup), seconds)
 
@@ -111,7 +113,8 @@ def keep(world: World, taken: Taken) -> Backup:
         operation = world.carry_out(commit, plan, key=f"commit {plan.backup}").operation
     except (Unreachable, Missing) as silent:
         people.say(f"committed without the ledger ({silent}); reconcile will record it")
-        operation = carry_out_alone(commit, plan, world).operation
+        carry_out_alone(commit, plan, world)
+        operation = stamp(world, plan)
     record = _record(taken, operation)
     world.remember(record)
     return record
@@ -119,10 +122,12 @@ def keep(world: World, taken: Taken) -> Backup:
 
 @contextmanager
 def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
-    """Whatever ends the backup inside, a cancel too, is remembered with its cause."""
+    """Whatever ends the backup inside, a cancel too, is remembered with its cause; what was taken over goes on."""
     started = datetime.now(UTC)
     try:
         yield
+    except Fenced:
+        raise
     except BaseException as error:
         _remember_failure(world, plan, started, error)
         raise
@@ -130,14 +135,14 @@ def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
 
 def report(world: World, plan: BackupPlan, taken: Taken, kept: Backup) -> None:
     """The page for people, with the last ones beside it."""
-    history = [b for b in _remembered(world)[0] if b.state == "complete" and b.id != kept.id][:11]
-    page = report_page(plan, taken.manifest, taken.seconds, kept, history, world.stage.retention)
+    history = [b for b in _remembered(world).history if b.state == "complete" and b.id != kept.id][:11]
+    page = report_page(plan, taken.manifest, [*reversed(history), kept], taken.seconds, world.stage.retention)
     people.report("backup-report", page, f"{kept.id}: {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored")
 
 
 def ask_for_proof(world: World, kept: Backup) -> str:
     """Ask for the proof when the stage's policy wants one for this backup."""
-    history = _remembered(world)[0]
+    history = _remembered(world).history
     verdict = wants_proof(kept, history, world.stage.backup.policy(kept.kind))
     sentence = (
         f"{kept.id}: {count(kept.rows, 'row')} of {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored"
@@ -150,14 +155,13 @@ def ask_for_proof(world: World, kept: Backup) -> str:
     return f"{sentence}; {asked}"
 
 
-def _remembered(world: World) -> tuple[list[Backup], list[str], str | None]:
-    """Earlier backups (newest first), who holds the database now, and why the ledger is silent if it is."""
+def _remembered(world: World) -> Remembered:
     scope = f"{world.stage.name}/database/{world.stage.database.name}"
     try:
         backups = sorted(world.ledger.backups(), key=lambda b: b.at, reverse=True)
-        return backups, [str(o) for o in world.ledger.open() if scope in o.scopes], None
+        return Remembered(backups, [str(o) for o in world.ledger.open() if scope in o.scopes])
     except BlockError as silent:
-        return [], [], str(silent)
+        return Remembered(trouble=str(silent))
 
 
 class Shown:
@@ -171,12 +175,9 @@ class Shown:
         fraction = min(now.plain_bytes / now.estimate_bytes, 0.99) if now.estimate_bytes else 0.5
         if now.tables and now.tables_done == now.tables:
             fraction = 1.0
-        left = now.seconds * (1 - fraction) / fraction if fraction else 0.0
-        self._bar.show(
-            fraction,
-            f"{size(now.plain_bytes)} read, {now.tables_done} of {count(now.tables, 'table')},"
-            f" {size(now.bytes_per_s)}/s, about {left:.0f} s left",
-        )
+        done = f"{size(now.plain_bytes)} read, {now.tables_done} of {count(now.tables, 'table')}"
+        left = f", about {now.seconds * (1 - fraction) / fraction:.0f} s left" if WORTH_SAYING < fraction < 1 else ""
+        self._bar.show(fraction, f"{done}, {size(now.bytes_per_s)}/s{left}")
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,17 @@ class Limit:
 
 
 def _manifest(  # noqa: PLR0913 - all that a manifest is made of, called once
-    stage: Stage, store: BackupStore, keys: BackupKeys, plan: BackupPlan, backup: str, held: Held, dumped: Dumped,
-    tools: Tools, started: datetime,
-) -> Manifest:  # fmt: skip
+    stage: Stage,
+    store: BackupStore,
+    keys: BackupKeys,
+    plan: BackupPlan,
+    *,
+    backup: str,
+    held: Held,
+    dumped: Dumped,
+    tools: Tools,
+    started: datetime,
+) -> Manifest:
     identity = {
         "id": backup,
         "kind": plan.kind,
