@@ -152,7 +152,12 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
         command = f"python -m deployments run {flow} --stage {stage} {given}".rstrip()
         return f"{flow} was not asked for, as no Prefect server is used here; do it with: {command}"
     asked: Any = run_deployment(
-        f"{flow}/{stage}", parameters={"stage": stage, **parameters}, timeout=0, idempotency_key=key, as_subflow=False
+        f"{flow}/{stage}",
+        parameters={"stage": stage, **parameters},
+        flow_run_name=" ".join([flow, *map(str, parameters.values())]) if parameters else f"{flow} {stage}",
+        timeout=0,
+        idempotency_key=key,
+        as_subflow=False,
     )
     return f"{flow} asked for: run {asked.name}"
 

@@ -226,7 +226,7 @@ class World:
         look: Callable[[], P] | None = None,
         approved_by: str | None = None,
     ) -> Settled:
-        """Carry a step list out through the ledger; with --alone in break glass without one. NotDone when it was undone."""
+        """Carry a step list out through the ledger (in break glass with --alone: without); NotDone: undone."""
         glass = break_glass()
         if glass and glass.alone:
             return carry_out_alone(steps, plan, self, insist=True)
@@ -290,15 +290,15 @@ class World:
         return Missing(f"the {kind.__name__} of {name} needs the environment variables {', '.join(needs)}")
 
     def _pinned(self, keys: BackupKeys) -> BackupKeys:
-        pinned = self.stage.keys
+        pinned = self.stage.pinned_keys
         for what, toml, block in (
             ("recipients", pinned.recipients, keys.recipients),
             ("verifying_keys", pinned.verifying_keys, keys.verifying_keys),
         ):
             if toml and set(toml) != set(block):
                 raise NotDone(
-                    f"the {what} of the BackupKeys block and of {self.stage.name}.toml differ: somebody changed one of them;"
-                    " make both equal before anything is encrypted or believed"
+                    f"the {what} of the BackupKeys block and of {self.stage.name}.toml differ: somebody changed one of"
+                    " them; make both equal before anything is encrypted or believed"
                 )
         return keys
 

@@ -19,14 +19,15 @@ def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str 
         dry_run: show the plan and stop
     """
     world, run = World.of(stage), people.run_key()
-    found, grade = tasks.find(world, which)
-    plan = tasks.make_plan(world, found, grade, into=into, swap=swap, key=run)
+    chosen = tasks.find(world, which)
+    plan = tasks.make_plan(world, chosen, into=into, swap=swap, key=run)
     people.rename_run(plan.sentence)
     people.report("restore-plan", plan.markdown, plan.sentence)
     if dry_run:
         return plan.sentence
     tasks.insist(plan)
-    world.carry_out(bring_back, plan, key=f"{run}/restore/{plan.backup}")
+    key, look = f"{run}/restore/{plan.backup}", lambda: tasks.look_again(world, chosen, into=into, swap=swap, key=run)
+    world.carry_out(bring_back, plan, key=key, look=look)
     if not swap:
         return tasks.report(plan, f"{plan.backup} is restored as {plan.new} on {plan.server}, every table compared")
     approved_by = people.approve(plan.markdown, database=swap, digest=plan.digest())

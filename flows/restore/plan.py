@@ -35,6 +35,33 @@ class Target:
     client_major: int
 
 
+@dataclass(frozen=True)
+class Names:
+    """What a restore makes and what its swap renames; `swap` and `old` are empty where none is wanted."""
+
+    server_block: str  # empty: the stage's own server
+    new: str
+    swap: str = ""  # the live database's name, typed out
+    old: str = ""  # the name that it gets
+
+    @classmethod
+    def of(cls, manifest: Manifest, into: str, swap: str, key: str) -> "Names":
+        """From what was asked for: `into` is empty, NAME, BLOCK: or BLOCK:NAME."""
+        block, _, name = into.rpartition(":")
+        new = name or new_name(manifest.database.name, manifest.id, key)
+        return cls(block, new, swap, new_name(swap, manifest.id, key, "before") if swap else "")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The backup that was chosen: its manifest with the sha256 of the stored bytes, its folder, what it is worth."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    folder: str
+    grade: tuple[Grade, str]
+
+
 class RestorePlan(Plan):
     """Which backup goes into which new database, what is missing there, and what a swap would rename."""
 
@@ -89,55 +116,38 @@ def new_name(database: str, backup: str, key: str, word: str = "restore") -> str
     return _cut(database, NAME_BYTES - len(tail)) + tail
 
 
-def plan_restore(
-    manifest: Manifest,
-    manifest_sha256: str,
-    target: Target,
-    *,
-    folder: str,
-    server_block: str,
-    new: str,
-    old: str,
-    swap: str,
-    grade: tuple[Grade, str],
-    rates: Sequence[float],
-) -> RestorePlan:
+def plan_restore(chosen: Chosen, names: Names, target: Target, rates: Sequence[float]) -> RestorePlan:
     """The plan of one restore.
 
     Args:
-        manifest: the chosen backup's, its signature checked.
-        manifest_sha256: of the stored bytes.
+        chosen: the backup, its signature checked.
+        names: the databases to be made and renamed.
         target: what was seen at the server.
-        folder: the backup's, in the store.
-        server_block: the PostgresServer block of the target; empty: the stage's own.
-        new: name of the database to be made.
-        old: name that the live database gets in a swap.
-        swap: name of the live database, typed out; empty: no swap.
-        grade: what the backup is worth, and why.
         rates: stored bytes a second of this database's last restores and proofs.
     """
+    manifest, grade = chosen.manifest, chosen.grade
     low, high = _expected(manifest, rates)
     return RestorePlan(
         stage=manifest.stage,
         backup=manifest.id,
-        folder=folder,
-        manifest_sha256=manifest_sha256,
-        server_block=server_block,
+        folder=chosen.folder,
+        manifest_sha256=chosen.manifest_sha256,
+        server_block=names.server_block,
         facts=manifest.database.model_dump(),
         database=manifest.database.name,
         kept_until=moment(manifest.snapshot.time),
         grade=f"{grade[0]} ({grade[1]})",
         server=target.server,
-        new=new,
-        swap=swap,
-        old=old if swap else "",
+        new=names.new,
+        swap=names.swap,
+        old=names.old,
         size_bytes=manifest.database.size_bytes,
         tables=manifest.totals.tables,
         rows=manifest.totals.rows,
         seconds_low=low,
         seconds_high=high,
         warnings=tuple(_warnings(manifest, target, grade[0])),
-        refusals=tuple([*_refusals(manifest, target, new), *_swap_refusals(target, swap)]),
+        refusals=(*_refusals(manifest, target, names.new), *_swap_refusals(manifest, target, names.swap)),
     )
 
 
@@ -146,6 +156,8 @@ def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
     major, wanted = target.version_num // 10000, manifest.database.server_version_num // 10000
     if new in target.databases and not target.ours:
         lines.append(f"database {new} exists already on {target.server}: name another with into=, or drop it by hand")
+    if len(new.encode()) > NAME_BYTES:
+        lines.append(f"{new!r} is longer than {NAME_BYTES} bytes, and Postgres would cut it: name a shorter one")
     if not target.can_create:
         lines.append("the role may not create databases there: grant it CREATEDB")
     if major < wanted:
@@ -163,16 +175,16 @@ def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
     return lines
 
 
-def _swap_refusals(target: Target, swap: str) -> list[str]:
+def _swap_refusals(manifest: Manifest, target: Target, swap: str) -> list[str]:
     if not swap:
         return []
+    if swap != manifest.database.name:
+        return [f"swap names {swap!r}, the backup is of {manifest.database.name!r}: type the live database's name"]
     if swap not in target.databases:
-        return [f"swap names {swap!r}, but {target.server} has no database of that name: type the live database's name"]
+        return [f"{target.server} has no database {swap!r} to swap out: restore into={swap} instead"]
     if target.can_rename:
-        return [
-            f"{swap} can't be renamed: {target.can_rename}. What works: restore without swap= and point the service's"
-            " DATABASE_URL at the new database"
-        ]
+        sentence = f"{swap} can't be renamed: {target.can_rename}"
+        return [f"{sentence}. What works: restore without swap= and point DATABASE_URL at the new database"]
     return []
 
 

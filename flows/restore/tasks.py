@@ -1,8 +1,7 @@
-"""What a restore looks at, and the plain work between its journalled steps: filling a database of our own and comparing it."""
+"""What a restore looks at, and the plain work between its journalled steps: a database filled and compared."""
 
 from collections.abc import Callable, Sequence
 
-from blocks import stream
 from blocks.errors import Garbled, Missing, Unreachable
 from blocks.postgres import databases
 from blocks.postgres.address import Address
@@ -13,37 +12,30 @@ from blocks.postgres.server import PostgresServer
 from blocks.postgres.tools import Tools, tools_for
 from blocks.storage.block import BackupStore
 from flows import people
-from flows.catalogue.choose import choose
-from flows.catalogue.grades import Graded
+from flows.catalogue.choose import LATEST_PROVEN, choose
 from flows.catalogue.manifest import Manifest
-from flows.catalogue.tasks import Found, graded_with_memory, read_bucket, read_one
+from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, opened_by, read_bucket, read_one
 from flows.effect import NotDone, effect
 from flows.records import Proof
-from flows.restore.plan import RestorePlan, Target, new_name, plan_restore
-from flows.words import count, size
+from flows.restore.plan import Chosen, Names, RestorePlan, Target, plan_restore
+from flows.words import count, listed, size
 from flows.world import World
 
 
-def find(world: World, which: str) -> tuple[Found, Graded]:
+def find(world: World, which: str) -> Chosen:
     """The backup that `which` means, believed and graded; NotDone in one sentence when there is none."""
     bucket = read_bucket(world.reading, world.keys, world.stage)
     choice = choose(which, graded_with_memory(world, bucket))
     if choice.backup is None:
-        raise NotDone(choice.reason)
+        doubtful = [f"{each.id}: {each.trouble}" for each in bucket.unreadable if which in {each.id, LATEST_PROVEN}]
+        doubts = f"; not believable is {listed(doubtful)}" if doubtful else ""
+        raise NotDone(f"{choice.reason}{doubts}")
     people.say(choice.reason)
     chosen = choice.backup
-    return next(each for each in bucket.found if each.id == chosen.id), chosen
-
-
-def opened_by(world: World, manifest: Manifest) -> list[str]:
-    """This host's identities; NotDone when none of them opens the backup."""
-    identities = world.restore_key.identities()
-    if not any(stream.recipient_of(each) in manifest.recipients for each in identities):
-        raise NotDone(
-            f"no identity on this host opens {manifest.id}: it was encrypted to {', '.join(manifest.recipients)};"
-            " run it where the identity of one of these lies"
-        )
-    return identities
+    found = next(each for each in bucket.found if each.id == chosen.id)
+    look_at_objects(world.reading, found)
+    opened_by(world, _believed(found))
+    return Chosen(_believed(found), found.manifest_sha256, found.folder, (chosen.grade, chosen.reason))
 
 
 @effect(name="look at the target")
@@ -67,26 +59,26 @@ def look_at_target(server: PostgresServer, manifest: Manifest, swap: str, new: s
     )
 
 
-def make_plan(world: World, found: Found, grade: Graded, *, into: str, swap: str, key: str) -> RestorePlan:
+def make_plan(world: World, chosen: Chosen, *, into: str, swap: str, key: str) -> RestorePlan:
     """The plan of a restore: which backup, into what, what is missing there."""
-    manifest = _believed(found)
-    block, _, name = into.rpartition(":")
-    new = name or new_name(manifest.database.name, manifest.id, key)
-    server = world.server(block) if block else world.database
+    manifest = chosen.manifest
+    names = Names.of(manifest, into, swap, key)
+    server = world.server(names.server_block) if names.server_block else world.database
     known = _known_as_ours(world, key, manifest.id)
-    target = look_at_target(server, manifest, swap, new, known)
-    return plan_restore(
-        manifest,
-        found.manifest_sha256,
-        target,
-        folder=found.folder,
-        server_block=block,
-        new=new,
-        old=new_name(swap, manifest.id, key, "before") if swap else "",
-        swap=swap,
-        grade=(grade.grade, grade.reason),
-        rates=_rates(world),
-    )
+    target = look_at_target(server, manifest, swap, names.new, known)
+    return plan_restore(chosen, names, target, _rates(world))
+
+
+def look_again(world: World, chosen: Chosen, *, into: str, swap: str, key: str) -> RestorePlan:
+    """The plan once more, while its scope is held: another restore may have made the new database meanwhile."""
+    plan = make_plan(world, chosen, into=into, swap=swap, key=key)
+    insist(plan)
+    return plan
+
+
+def restore_key(run: str, backup: str) -> str:
+    """The key of a restore's operation: the same for a run that was suspended and starts again."""
+    return f"{run}/restore/{backup}"
 
 
 def insist(plan: RestorePlan) -> None:
@@ -191,7 +183,7 @@ def _known_as_ours(world: World, key: str, backup: str) -> str | None:
     from flows.restore.steps import mark_of
 
     try:
-        done = [each for each in world.ledger.history(200) if each.key == f"{key}/{backup}" and each.state == "done"]
+        done = [each for each in world.ledger.history(200) if each.key == restore_key(key, backup) and each.state == "done"]
     except (Unreachable, Missing):
         return None
     return mark_of(backup, done[0].id) if done else None
