@@ -23,9 +23,8 @@ def catalogue(stage: str, rebuild: bool = False) -> str:
         "catalogue", catalogue_rows(bucket.backups, grades), f"{count(len(bucket.found), 'backup')} in the bucket"
     )
     people.report("catalogue-strays", tasks.strays_page(world, bucket), "what else lies in the bucket")
-    recorded = tasks.record_in_ledger(world, bucket) if rebuild else 0
     said = f"{count(len(bucket.backups), 'backup')}, {len(bucket.unreadable)} not believable"
-    return f"{said}; {count(recorded, 'record')} written to the ledger" if rebuild else said
+    return f"{said}; {tasks.rebuild_ledger(world, bucket)}" if rebuild else said
 
 
 @procedure(name="verify", flow_run_name=run_name("verify {which} of {database}"))

@@ -1,11 +1,10 @@
-"""The positions that a prune sets: a backup's papers gone, its objects gone, an unfinished upload gone. One way, all of them."""
+"""The positions that a prune sets: a backup's papers gone, its objects gone, an unfinished upload gone. All one way."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import JsonValue
 
-from blocks.errors import Refused
 from blocks.storage.objects import Objects
 from flows.catalogue.layout import MANIFEST, home_of, signature_of
 from flows.ledger import Back, Setting, still
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InFolder(Setting):
-    """A setting of one backup's folder; it refuses any folder that is not one of ours."""
+    """A setting of one backup's folder; what lies there and is not of our layout is as if it were not there."""
 
     back: ClassVar[Back] = "never"
     backup: str
@@ -26,13 +25,10 @@ class InFolder(Setting):
         return world.pruning.objects()
 
     def keys(self, world: "World") -> list[str]:
-        """What lies in the folder; a key that is not of our layout stops everything."""
+        """What lies in the folder and is the backup's own."""
         home = home_of(world.stage)
-        keys = [entry.key for entry in self.objects(world).list(home.of(self.backup))]
-        strange = [key for key in keys if home.owner(key) != self.backup]
-        if strange:
-            raise Refused(f"{strange[0]} lies in the folder of {self.backup} and is not ours: nothing there is deleted")
-        return keys
+        keys = (entry.key for entry in self.objects(world).list(home.of(self.backup)))
+        return [key for key in keys if home.owner(key) == self.backup]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def remove(op: Operation, plan: PrunePlan) -> None:
 
 
 def needed_again(world: "World", backup: str) -> bool:
-    """Whether a backup that a prune chose became needed since: an open restore reads it, or it is the last proven one."""
+    """Whether a backup that a prune chose became needed since: an open restore reads it, or it is the last proven."""
     return backup in being_restored(world.ledger.open()) or backup == last_proven(
         world.ledger.backups(), world.ledger.proofs()
     )

@@ -18,7 +18,7 @@ from blocks.keys import BackupKeys
 from blocks.postgres.tools import Tools, tools_for
 from blocks.storage.block import BackupStore
 from blocks.storage.objects import Objects, Part, Unfinished
-from blocks.stream import unpack
+from blocks.stream import recipient_of, unpack
 from flows import people
 from flows.catalogue import retention
 from flows.catalogue.grades import Graded, graded
@@ -27,7 +27,7 @@ from flows.catalogue.layout import MANIFEST, Home, Seen, Shelf, home_of, signatu
 from flows.catalogue.manifest import Manifest, ManifestError, ProofPaper
 from flows.catalogue.record import record_of
 from flows.catalogue.steps import PrunePlan, being_restored, remove
-from flows.effect import effect
+from flows.effect import NotDone, effect
 from flows.records import KINDS, Backup, Check, Proof
 from flows.stage import Stage
 from flows.words import count, moment, size
@@ -88,11 +88,9 @@ def read_bucket(store: BackupStore, keys: BackupKeys, stage: Stage) -> Bucket:
     seen = [Seen(entry.key, entry.modified) for entry in objects.list(home.folder)]
     shelf = sort_keys(seen, home, grace=stage.retention.grace, now=objects.now())
 
-    def read(item: tuple[str, tuple[str, ...]]) -> Found:
-        return read_found(objects, keys, home, store.prefix, *item)
-
+    reader = Reader(objects, keys, home, store.prefix)
     with ThreadPoolExecutor(READERS) as readers:
-        found = tuple(readers.map(read, shelf.backups.items()))
+        found = tuple(readers.map(reader.found, shelf.backups.keys(), shelf.backups.values()))
     return Bucket(found, shelf, tuple(objects.uploads(home.folder)))
 
 
@@ -103,7 +101,7 @@ def read_one(store: BackupStore, keys: BackupKeys, stage: Stage, backup: str) ->
     inside = tuple(entry.key for entry in objects.list(home.of(backup)))
     if home.of(backup) + MANIFEST not in inside:
         raise Missing(f"no backup {backup} in the store: look at them with the flow catalogue")
-    found = read_found(objects, keys, home, store.prefix, backup, inside)
+    found = Reader(objects, keys, home, store.prefix).found(backup, inside)
     if found.trouble:
         raise Refused(f"backup {backup} can't be believed: {found.trouble}")
     return found
@@ -123,56 +121,62 @@ def count_foreign(store: BackupStore, stage: Stage) -> dict[str, int]:
     return counted
 
 
-def read_found(
-    objects: Objects, keys: BackupKeys, home: Home, prefix: str, backup: str, inside: Sequence[str]
-) -> Found:
-    """Read a backup's manifest and proofs; what can't be believed is said, not raised."""
-    folder = home.of(backup)
-    try:
-        text = _signed(objects, keys, folder + MANIFEST)
-        manifest = Manifest.parse(text, prefix=home.full(prefix, backup))
-    except (ManifestError, Missing, Refused, Garbled) as error:
-        return Found(backup, folder, tuple(inside), None, "", trouble=str(error))
-    sha256 = hashlib.sha256(text).hexdigest()
-    proofs = tuple(_proofs(objects, keys, inside, sha256))
-    return Found(backup, folder, tuple(inside), manifest, sha256, proofs)
+@dataclass(frozen=True)
+class Reader:
+    """Reads manifests and proofs of one home, and believes only what is signed."""
 
+    objects: Objects
+    keys: BackupKeys
+    home: Home
+    prefix: str  # the store's own
 
-def _proofs(objects: Objects, keys: BackupKeys, inside: Sequence[str], manifest_sha256: str) -> Iterator[Proof]:
-    """The proofs that are signed and speak of this very manifest; a forged one is as if it were not there."""
-    for key in inside:
-        name = key.rpartition("/")[2]
-        if name.startswith("proof-") and name.endswith(".json"):
-            try:
-                paper = ProofPaper.parse(_signed(objects, keys, key), key=key)
-            except (ManifestError, Missing, Refused):
-                continue
-            if paper.manifest_sha256 == manifest_sha256:
-                yield paper.record()
+    def found(self, backup: str, inside: Sequence[str]) -> Found:
+        """Read a backup's manifest and proofs; what can't be believed is said, not raised."""
+        folder = self.home.of(backup)
+        try:
+            text = self._signed(folder + MANIFEST)
+            manifest = Manifest.parse(text, prefix=self.home.full(self.prefix, backup))
+        except (ManifestError, Missing, Refused, Garbled) as error:
+            return Found(backup, folder, tuple(inside), None, "", trouble=str(error))
+        sha256 = hashlib.sha256(text).hexdigest()
+        return Found(backup, folder, tuple(inside), manifest, sha256, tuple(self._proofs(inside, sha256)))
 
+    def _proofs(self, inside: Sequence[str], manifest_sha256: str) -> Iterator[Proof]:
+        """The proofs that are signed and speak of this very manifest; a forged one is as if it were not there."""
+        for key in inside:
+            name = key.rpartition("/")[2]
+            if name.startswith("proof-") and name.endswith(".json"):
+                try:
+                    paper = ProofPaper.parse(self._signed(key), key=key)
+                except (ManifestError, Missing, Refused):
+                    continue
+                if paper.manifest_sha256 == manifest_sha256:
+                    yield paper.record()
 
-def _signed(objects: Objects, keys: BackupKeys, key: str) -> bytes:
-    """Verify first, parse afterwards: the bytes of a paper whose signature is good."""
-    text = objects.get(key)
-    keys.verify(text, objects.get(signature_of(key)))
-    return text
+    def _signed(self, key: str) -> bytes:
+        """Verify first, parse afterwards: the bytes of a paper whose signature is good."""
+        text = self.objects.get(key)
+        self.keys.verify(text, self.objects.get(signature_of(key)))
+        return text
 
 
 @effect(name="look at objects", task_run_name="look at {found.id} in the store")
 def look_at_objects(store: BackupStore, found: Found) -> int:
-    """Rung 0: every object is there, of the size and with the checksums that the manifest names. Returns how many."""
+    """Rung 0: every object is there, of the size and with the checksums that the manifest names; how many they are."""
     objects, manifest = store.objects(), _believed(found)
     for each in manifest.objects:
         parts = tuple(Part(part.bytes, part.sha256) for part in each.parts)
         there = objects.head(found.folder + each.key, parts)
         if there.bytes != each.bytes:
             raise Garbled(f"{each.key} has {there.bytes} bytes in the store, the manifest names {each.bytes}")
+        if there.sha256 not in {None, each.sha256}:
+            raise Garbled(f"{each.key} is not what was written: the store's sha256 is not the manifest's")
     return len(manifest.objects)
 
 
 @effect(name="read whole", task_run_name="read {found.id} whole")
 def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tools: Tools) -> int:
-    """Rungs 1 and 2: every byte decrypts and decompresses, rows and hashes are the manifest's, the archive's list reads.
+    """Rungs 1 and 2: every byte decrypts and decompresses, rows and hashes agree, the archive's list reads.
 
     Returns the stored bytes that were read.
     """
@@ -188,14 +192,38 @@ def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tool
     return manifest.totals.stored_bytes
 
 
-def _climbed(world: "World", found: Found, step: Due) -> str:
+@dataclass(frozen=True)
+class Means:
+    """What this host needs to read a backup whole; lacking it says nothing against the backup."""
+
+    identities: Sequence[str]
+    tools: Tools
+
+
+def means_to_read(world: "World", manifest: Manifest) -> Means:
+    """Identities that open it and client tools of its major; Missing, Refused or NotDone where this host lacks them."""
+    tools = tools_for(manifest.database.server_version_num // 10000, world.stage.database.tools)
+    return Means(opened_by(world, manifest), tools)
+
+
+def opened_by(world: "World", manifest: Manifest) -> list[str]:
+    """This host's identities; NotDone when none of them opens the backup."""
+    identities = world.restore_key.identities()
+    if not any(recipient_of(each) in manifest.recipients for each in identities):
+        raise NotDone(
+            f"no identity on this host opens {manifest.id}: it was encrypted to {', '.join(manifest.recipients)};"
+            " run it where the identity of one of these lies"
+        )
+    return identities
+
+
+def _climbed(world: "World", found: Found, means: Means | None) -> str:
     if found.manifest is None:
         raise Refused(str(found.trouble))
     number = look_at_objects(world.reading, found)
-    if step.rung < READ_ALL:
+    if means is None:
         return f"{count(number, 'object')} in place, sizes and checksums agree"
-    tools = tools_for(found.manifest.database.server_version_num // 10000, world.stage.database.tools)
-    read = read_whole(world.reading, found, world.restore_key.identities(), tools)
+    read = read_whole(world.reading, found, means.identities, means.tools)
     return f"{size(read)} read, decrypted and counted: all rows and hashes agree"
 
 
@@ -217,7 +245,7 @@ def _believed(found: Found) -> Manifest:
 
 
 def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:
-    """The bucket's backups with their grades, and the ledger's failed ones; a proof that was asked for is remembered there.
+    """The bucket's backups with their grades, and the ledger's failed ones with the proofs that were asked for.
 
     Without a ledger nothing is pending and nothing failed: the bucket alone speaks.
     """
@@ -229,6 +257,16 @@ def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:
     backups = [each.model_copy(update={"proof_asked_at": asked.get(each.id)}) for each in bucket.backups]
     failed = [each for each in remembered.values() if each.state == "failed"]
     return [graded(each, bucket.proofs) for each in (*backups, *failed)]
+
+
+def rebuild_ledger(world: "World", bucket: Bucket) -> str:
+    """Make the ledger equal to the bucket: record what it does not know, forget complete backups that are gone."""
+    there = {each.id for each in bucket.found}
+    gone = [each.id for each in world.ledger.backups() if each.state == "complete" and each.id not in there]
+    for backup in gone:
+        world.ledger.forget(backup)
+    recorded = f"{count(record_in_ledger(world, bucket), 'record')} written to the ledger"
+    return f"{recorded}, {count(len(gone), 'backup')} forgotten that are not in the bucket" if gone else recorded
 
 
 def record_in_ledger(world: "World", bucket: Bucket) -> int:
@@ -245,7 +283,7 @@ def record_in_ledger(world: "World", bucket: Bucket) -> int:
 
 
 def strays_page(world: "World", bucket: Bucket) -> str:
-    """What lies in the bucket and is no backup of this database: unbelievable, growing, orphaned, unfinished, foreign."""
+    """What lies in the bucket and is no backup here: not believable, growing, orphaned, unfinished, foreign."""
     foreign = count_foreign(world.reading, world.stage)
     lines = ["# What else lies in the bucket"]
     lines += [f"- **not believable**: {each.id}: {each.trouble}" for each in bucket.unreadable]
@@ -268,8 +306,9 @@ def due_or_named(world: "World", bucket: Bucket, which: str) -> list[Due]:
 def climb(world: "World", bucket: Bucket, step: Due) -> Check:
     """Verify one backup up to its rung and remember what came of it."""
     found = next(each for each in bucket.found if each.id == step.backup)
+    means = means_to_read(world, found.manifest) if found.manifest and step.rung >= READ_ALL else None
     try:
-        sentence, ok = _climbed(world, found, step), True
+        sentence, ok = _climbed(world, found, means), True
     except (Garbled, Missing, Refused) as wrong:
         sentence, ok = f"{found.id}: {wrong}", False
     check = Check(backup=found.id, rung=step.rung, at=datetime.now(UTC), ok=ok, sentence=sentence)
