@@ -7,7 +7,7 @@ a death before its commit changes nothing. `refusal_to_rename` says beforehand w
 import functools
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString
@@ -20,6 +20,8 @@ from blocks.postgres.address import Address, said, translate
 
 MAINTENANCE = "postgres"
 END_CLIENTS_EVERY_S = 0.05
+END_CLIENTS = """select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = %s and backend_type <> 'autovacuum worker'"""  # those the rename ends, a plain role may not
 OURS = "shipkeeper"  # application_name; an operation gives its own, so that a successor can end what it left
 SWAP_RIGHTS = ("CREATEDB", "pg_signal_backend")
 RENAME_WAIT = "the live database's clients did not leave within the time that Postgres waits for them"
@@ -104,7 +106,9 @@ def refusal_to_rename(address: Address, live: str) -> str | None:
     return lacking[0] if lacking else None
 
 
-def swap(address: Address, *, live: str, new: str, old: str, limit_s: float, application_name: str = OURS) -> None:
+def swap(  # noqa: PLR0913 - three names that must not be mixed up, by keyword
+    address: Address, *, live: str, new: str, old: str, limit_s: float, application_name: str = OURS
+) -> None:
     """Rename live to old and new to live, both or none; the clients of both are ended while the first one waits.
 
     Takes about 0.1 s; Refused when the clients of `live` keep coming for longer than Postgres waits (5 s) or `limit_s`.
@@ -119,7 +123,7 @@ def swap(address: Address, *, live: str, new: str, old: str, limit_s: float, app
 
 
 def dress_like(address: Address, name: str, like: str) -> list[str]:
-    """Give `name` the settings, rights, owner and connection limit of `like`: they belong to a database, not to its name.
+    """Give `name` the settings, rights, owner and connection limit of `like`: they do not travel with a name.
 
     Returns what was set, names only: a setting's value can be a secret.
     """
@@ -127,10 +131,17 @@ def dress_like(address: Address, name: str, like: str) -> list[str]:
         return [*_same_settings(connection, name, like), *_same_rights(connection, name, like)]
 
 
+@contextmanager
+def in_use(address: Address, name: str) -> Generator[None]:
+    """Within it, `name` is in use, whether it exists yet or not: a session of this process bears it as its own name."""
+    with _maintenance(address, application_name=name):
+        yield
+
+
 def unused(address: Address, prefix: str) -> list[str]:
-    """Databases of this name's beginning that nobody is connected to: what a killed proof left."""
-    query = """select datname from pg_database d where starts_with(datname, %s)
-               and not exists (select from pg_stat_activity a where a.datname = d.datname) order by 1"""
+    """Databases of this name's beginning that nobody uses: what a killed proof left."""
+    query = """select datname from pg_database d where starts_with(datname, %s) and not exists (
+               select from pg_stat_activity a where d.datname in (a.datname, a.application_name)) order by 1"""
     with _maintenance(address) as connection:
         return [row[0] for row in connection.execute(query, [prefix]).fetchall()]
 
@@ -152,7 +163,7 @@ def _rename(
     thread = threading.Thread(target=rename, name="rename")
     thread.start()
     while thread.is_alive():
-        ending.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [old_name])
+        ending.execute(END_CLIENTS, [old_name])
         thread.join(END_CLIENTS_EVERY_S)
     if failure and failure[0].sqlstate in {"55006", "57014"}:
         raise Refused(f"{old_name} was not renamed: {RENAME_WAIT}; nothing was changed") from None
@@ -169,8 +180,9 @@ def _same_settings(connection: "psycopg.Connection[Any]", name: str, like: str) 
         setting, _, value = assignment.partition("=")
         where = sql.SQL("role {} in database {}").format(sql.Identifier(role), sql.Identifier(name)) if role else None
         target = where or sql.SQL("database {}").format(sql.Identifier(name))
-        literal = sql.SQL(value) if setting.lower() in LISTS else sql.Literal(value)  # pyright: ignore[reportArgumentType] - the server's own quoting
-        connection.execute(sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literal))
+        values = quoted_list(value) if setting.lower() in LISTS else [value]
+        literals = sql.SQL(", ").join(map(sql.Literal, values))
+        connection.execute(sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literals))
         done.append(f"setting {setting}" + (f" of {role}" if role else ""))
     return done
 
@@ -180,42 +192,37 @@ def _setting_name(setting: str) -> sql.Composable:
 
 
 def _same_rights(connection: "psycopg.Connection[Any]", name: str, like: str) -> list[str]:
-    query = "select datconnlimit, datacl::text[], pg_get_userbyid(datdba) from pg_database where datname = %s"
+    query = "select datconnlimit, pg_get_userbyid(datdba) from pg_database where datname = %s"
     row = connection.execute(query, [like]).fetchone()
     if row is None:
         return []
-    limit, acl, owner = row
+    limit, owner = row
     connection.execute(
         sql.SQL("alter database {} connection limit {}").format(sql.Identifier(name), sql.Literal(limit))
     )
     done = [f"connection limit {limit}"] if limit >= 0 else []
     _do(connection, "revoke all on database {} from public", name)
-    for grantee, rights in _grants(acl):
-        to = sql.Identifier(grantee) if grantee else sql.SQL("public")
+    for grantee, right, option in connection.execute(GRANTS, [like]).fetchall():
+        to, may_grant = sql.Identifier(grantee) if grantee else sql.SQL("public"), sql.SQL(option)
         connection.execute(
-            sql.SQL("grant {} on database {} to {}").format(sql.SQL(", ".join(rights)), sql.Identifier(name), to)
+            sql.SQL("grant {} on database {} to {}{}").format(sql.SQL(right), sql.Identifier(name), to, may_grant)
         )
-        done.append(f"grant {', '.join(rights)} to {grantee or 'public'}")
+        done.append(f"grant {right} to {grantee or 'public'}{option}")
     connection.execute(sql.SQL("alter database {} owner to {}").format(sql.Identifier(name), sql.Identifier(owner)))
     return [*done, f"owner {owner}"]
 
 
+def quoted_list(value: str) -> list[str]:
+    """The names of a list as Postgres stores it: ready-quoted, so that quoting it again would make one name of it."""
+    names = re.findall(r'\s*(?:"((?:[^"]|"")*)"|([^",]+))\s*(?:,|$)', value)
+    return [quoted.replace('""', '"') if not plain else plain.strip() for quoted, plain in names]
+
+
 LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
-"""Settings that Postgres stores as a ready-quoted list: quoting one again would make one name of it."""
-RIGHTS = {"c": "connect", "C": "create", "T": "temporary"}
-
-
-def _grants(acl: Sequence[str] | None) -> list[tuple[str, list[str]]]:
-    """The grants of an ACL; without one the default holds: everybody may connect and use temporary tables."""
-    if acl is None:
-        return [("", ["connect", "temporary"])]
-    found: list[tuple[str, list[str]]] = []
-    for item in acl:
-        parsed = re.fullmatch(r'("?)(.*?)\1=([a-zA-Z*]*)/.*', item, re.DOTALL)
-        if parsed:
-            rights = [RIGHTS[letter] for letter in parsed[3] if letter in RIGHTS]
-            found.append((parsed[2].replace('""', '"'), rights))
-    return [(grantee, rights) for grantee, rights in found if rights]
+"""Settings that Postgres stores as a ready-quoted list."""
+GRANTS = """select r.rolname, lower(a.privilege_type), case when a.is_grantable then ' with grant option' else '' end
+    from pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
+    left join pg_roles r on r.oid = a.grantee where d.datname = %s and a.grantee <> d.datdba order by 1 nulls first, 2"""
 
 
 @contextmanager
