@@ -93,8 +93,8 @@ class Ledger:
         self._wait_s = wait_limit.total_seconds() if when_busy == "wait" else 0.0
         self._line = Line(address, lease_s)
         self._hands = Hands(address, world, lease_s, expendable, self._as_child)
-        watch = Line(address, lease_s, "shipkeeper reconcile")
-        self._reconciler = Reconciler(self._hands, watch, tick.total_seconds())
+        self._watch = Line(address, lease_s, "shipkeeper reconcile")
+        self._reconciler = Reconciler(self._hands, self._watch, tick.total_seconds())
 
     # ---- the ledger itself
 
@@ -116,8 +116,9 @@ class Ledger:
         return f"the ledger {self.address} answers, version {found}, {open_} open operations, {seen}"
 
     def close(self) -> None:
-        """Leave the ledger."""
+        """Leave the ledger; another reconcile may take its turn."""
         self._line.close()
+        self._watch.close()
 
     # ---- operations
 

@@ -16,9 +16,7 @@ from flows.ledger.errors import Fenced
 from flows.ledger.line import Line
 
 Row = Mapping[str, Any]
-PATIENCE_LEASES = (
-    4  # how long a statement is repeated: late is allowed while the token is ours, and `still` looks first
-)
+PATIENCE_LEASES = 4  # so long a statement is repeated: late is allowed while the token is ours, and `still` looks
 
 BEGIN = """with o as (
     insert into ledger.operation (key, kind, state, plan, digest, parent, holder, lease_s, expires_at, actor,

@@ -115,7 +115,7 @@ def test_a_day_forward_on_the_ledgers_clock_undoes_no_living_operation(world: To
                 )
             end = time.monotonic() + 1.2
             while time.monotonic() < end:
-                assert watcher.tick_once() == []
+                assert not [line for line in watcher.tick_once() if line.startswith("took over")]
                 op.still()
         op.ensure("a", ToyFile("a"), 1)
 

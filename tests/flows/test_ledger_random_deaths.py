@@ -18,7 +18,7 @@ def address(postgres17: Cluster) -> Generator[Address]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate],

@@ -34,13 +34,19 @@ def world(tmp_path: Path, address: Address) -> ToyWorld:
 
 
 @pytest.fixture
-def ledger(world: ToyWorld) -> Ledger:
-    return toy_ledger(world, LEASE_S)
+def ledger(world: ToyWorld) -> Generator[Ledger]:
+    with closing(toy_ledger(world, LEASE_S)) as ledger:
+        yield ledger
 
 
 def deploy(world: ToyWorld, key: str = "k", *, expendable: bool = False) -> Callable[[], object]:
     """The toy deployment as a process would do it."""
     return lambda: toy_ledger(world, LEASE_S, expendable=expendable).carry_out(toy_deploy, ToyPlan(), key=key)
+
+
+def taken_over(ledger: Ledger) -> list[str]:
+    """What one pass took over; the ledger of the test before may still be leaving."""
+    return [line for line in ledger.tick_once() if line.startswith("took over")]
 
 
 def moves(world: ToyWorld, key: str = "k") -> Callable[[], object]:
@@ -73,7 +79,7 @@ def test_a_death_after_the_commit_is_finished_forward(world: ToyWorld, ledger: L
 def test_nothing_is_taken_over_before_its_lease_ran_out_and_it_stood_still(world: ToyWorld, ledger: Ledger) -> None:
     assert fork(moves(world), "move 0:done").ended() == DIED
     died = time.monotonic()
-    assert ledger.tick_once() == []
+    assert not taken_over(ledger)
     with pytest.raises(Busy, match="k is held by toy moves k"):
         ledger.carry_out(toy_moves, MOVES, key="k")
 
@@ -103,7 +109,7 @@ def test_the_same_key_goes_on_with_an_undo_that_was_under_way(world: ToyWorld, l
     assert world.cells() == {}
 
 
-@pytest.mark.parametrize("point", ["weights:intent", "weights:acted", "commit", "stop blue:intent"])
+@pytest.mark.parametrize("point", ["weights:acted", "commit", "stop blue:intent"])
 def test_a_stopped_holder_that_wakes_up_late_writes_nothing(world: ToyWorld, ledger: Ledger, point: str) -> None:
     ToyFile("blue").write(world, "running")
     zombie = fork(deploy(world), point, "stop")
@@ -151,7 +157,7 @@ def test_a_long_finish_holds_up_nobody_else(world: ToyWorld) -> None:
     @steps("takes long", holds=["{stage}/backups/{database}"], forward=True)
     def long(op: Operation, plan: ToyPlan) -> None:
         op.ensure("a", ToyFile("a"), 1)
-        time.sleep(4)
+        time.sleep(3)
 
     assert fork(lambda: toy_ledger(world).carry_out(long, ToyPlan(), key="long"), "a:done").ended() == DIED
     assert fork(deploy(world), "weights:acted").ended() == DIED
@@ -160,7 +166,7 @@ def test_a_long_finish_holds_up_nobody_else(world: ToyWorld) -> None:
     begun = time.monotonic()
     while [entry.key for entry in ledger.open()] != ["long"]:
         ledger.tick_once()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 2.5
     reconcile(ledger)
     assert {entry.key: entry.state for entry in ledger.history()} == {"long": "done", "k": "undone"}
 
@@ -215,11 +221,13 @@ def test_a_taker_ends_the_connections_of_older_tokens_only(world: ToyWorld) -> N
 def test_only_one_reconcile_works_and_the_spare_says_that_it_waits(world: ToyWorld) -> None:
     tick = timedelta(seconds=0.4)
     first, spare = toy_ledger(world, tick=tick), toy_ledger(world, tick=tick)
-    assert first.tick_once() == []
+    while first.tick_once():
+        time.sleep(0.1)  # the one of the test before leaves
     assert spare.tick_once() == ["another reconcile is at work: this one waits"]
     time.sleep(1.6)  # three ticks without a word: as of a stopped process, its session is ended by the ledger
     assert spare.tick_once() == []
     assert spare.ticked() is not None
+    spare.close()
 
 
 def test_a_renewal_comes_in_time_while_a_c_call_holds_the_lock_of_the_interpreter(world: ToyWorld) -> None:
@@ -234,7 +242,7 @@ def test_a_renewal_comes_in_time_while_a_c_call_holds_the_lock_of_the_interprete
     end = time.monotonic() + 20
     while not (entries := watcher.history()) or entries[0].ended_at is None:
         assert time.monotonic() < end
-        assert watcher.tick_once() == []
+        assert not taken_over(watcher)
         time.sleep(0.05)
     assert holder.ended() == 0
 
