@@ -45,13 +45,13 @@ def read_table(desk: Desk, *, table: Mapping[str, Any], stored: Mapping[str, Any
     found = measured(table_pieces(desk, it, wanted.plain_bytes))
     if found == wanted:
         return {"differs": None}
-    both = _Both(_lines(table_pieces(desk, it, wanted.plain_bytes)), it)
-    splitter = _Splitter(both.compare)
+    both = Both(lines_of(table_pieces(desk, it, wanted.plain_bytes)), it)
+    splitter = Splitter(both.compare)
     desk.fetch(stored["key"], splitter.feed, stored["sha256"])
     return {"differs": both.verdict(), "rows": found.rows, "xxh3_128": found.xxh3_128}
 
 
-class _Splitter:
+class Splitter:
     """Whole lines out of pieces, without looking at a byte twice however long a line is."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
@@ -59,6 +59,7 @@ class _Splitter:
         self._held: list[bytes] = []
 
     def feed(self, piece: bytes) -> None:
+        """Take a piece; every line that it ends is passed on."""
         first, *others = piece.split(b"\n")
         self._held.append(first)
         for other in others:
@@ -66,16 +67,17 @@ class _Splitter:
             self._held = [other]
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a stream, without their ends."""
     whole: list[bytes] = []
-    splitter = _Splitter(whole.append)
+    splitter = Splitter(whole.append)
     for piece in pieces:
         splitter.feed(piece)
         yield from whole
         whole.clear()
 
 
-class _Both:
+class Both:
     """The lines of the object beside those of the table: the first that differs, and whether sorted they are the same.
 
     The sum of all lines' hashes is the same for the same lines in any order, and for no others (but once in 2^128).
@@ -87,6 +89,7 @@ class _Both:
         self._first: str | None = None
 
     def compare(self, wanted: bytes) -> None:
+        """Hold a line of the object against the next one of the table."""
         self._number += 1
         other = next(self._found, None)
         self._sum += _hashed(wanted) - (0 if other is None else _hashed(other))
@@ -94,6 +97,7 @@ class _Both:
             self._first = self._named(wanted)
 
     def verdict(self) -> str:
+        """Where they part, once the object is through; call it once."""
         for surplus in self._found:
             self._sum -= _hashed(surplus)
             self._first = self._first or f"row {self._number + 1} is one too many"
@@ -156,7 +160,7 @@ def _is_sound(connection: psycopg.Connection, oid: int) -> bool:
     try:
         with connection.transaction():
             run(connection, f"select shipkeeper_amcheck.bt_index_check({literal(str(oid))}::oid::regclass, true)")
-    except psycopg.errors.IndexCorrupted:
+    except (psycopg.errors.IndexCorrupted, psycopg.errors.DataCorrupted):
         return False
     return True
 
