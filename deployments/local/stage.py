@@ -3,7 +3,7 @@
     control/     Postgres of the control plane: Prefect's database and the ledger
     service/     Postgres primary of the sample service, and its streaming standby
     store/       the object store that holds the backups
-    processes/   sample service, its visitors, Prefect server, worker: pids and logs
+    processes/   sample service with its visitors, Prefect server, worker: pids and logs
     keys/        age identities and signing keys (0600)      environment.json   what `apply` and break glass need (0600)
 
 `up` starts what does not run and reuses what does; `down` ends all of it and keeps the data.
@@ -25,6 +25,7 @@ from psycopg import sql
 
 from blocks.errors import Missing
 from blocks.keys import new_keys
+from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.tools import server_tools
 from deployments.local.database import ServiceDatabase
@@ -82,7 +83,7 @@ def down(folder: Path | None = None, *, say: Say = print) -> None:
     if not folder.exists():
         say(f"nothing runs: there is no {folder}")
         return
-    for name in ("visitors", "service", "worker", "prefect"):
+    for name in ("service", "worker", "prefect"):
         Running(folder / "processes", name).stop()
     ObjectStore(folder / "store").stop()
     ServiceDatabase(folder / "service").stop()
@@ -140,9 +141,10 @@ def _start_data(folder: Path, ports: Mapping[str, int], say: Say) -> dict[str, s
     say("the object store answers")
     known = secrets_ | {
         "DATABASE_URL": service.url,
+        "SERVICE_DATABASE_URL": service.service_address.url(),
         "DATABASE_URL_CA_FILE": str(service.ca),
-        "LEDGER_URL": _url(control, "ledger"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": _url(control, "prefect").replace("postgresql:", "postgresql+asyncpg:"),
+        "LEDGER_URL": control.address("ledger").url(),
+        "PREFECT_API_DATABASE_CONNECTION_URL": _asyncpg(control.address("prefect")),
         "AWS_ENDPOINT_URL": store.endpoint,
         "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
         "PREFECT_HOME": str(folder / "prefect"),
@@ -167,9 +169,9 @@ def _create_database(connection: "psycopg.Connection[Any]", name: str) -> None:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
 
-def _url(cluster: Cluster, database: str) -> str:
-    address = cluster.address(database)
-    return f"postgresql://{address.user}:{address.password}@{address.host}:{address.port}/{address.database}"
+def _asyncpg(address: Address) -> str:
+    """As Prefect's server wants it: SQLAlchemy's driver in the scheme, no libpq options; loopback, so no TLS."""
+    return address.url().partition("?")[0].replace("postgresql:", "postgresql+asyncpg:")
 
 
 def _secrets(folder: Path) -> dict[str, str]:

@@ -1,0 +1,298 @@
+"""The demo: a real database backed up, proven, damaged, restored and compared, driven as a team would drive it.
+
+It asks the Prefect server for runs, as `prefect deployment run` does, watches them, and checks what came of them. Any
+step that falls short ends it non-zero with one sentence.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from blocks.errors import Unreachable
+from blocks.postgres.address import Address
+from blocks.storage.objects import S3Place
+from deployments.local.data import fill
+from deployments.local.database import ServiceDatabase
+from deployments.local.stage import ROOT, LocalStage, down, running_stage, up
+from flows.catalogue.layout import home_of
+from flows.effect import NotDone
+from flows.records import Backup, Proof
+from flows.stage import Stage
+from flows.words import count, duration, size
+from flows.world import World
+
+FEW = 1000  # videos; the sample has 18 000
+SHARE_BACK = 0.95  # the visitors add videos between the backup and the loss
+RUN_SECONDS = 240.0
+LOOK_SECONDS = 0.5
+
+
+@dataclass
+class Show:
+    """The terminal, and what was measured."""
+
+    console: Console
+    rows: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(f"  [green]✓[/green] {text}", highlight=False)
+
+    @contextmanager
+    def step(self, title: str) -> Generator[Callable[[str], None]]:
+        """A step with its time; the block says what it came to."""
+        self.console.print(f"\n[bold]{title}[/bold]")
+        began, outcome = time.monotonic(), [""]
+
+        def came_to(text: str) -> None:
+            outcome[0] = text
+            self.say(text)
+
+        yield came_to
+        self.rows.append((title, duration(time.monotonic() - began), outcome[0]))
+
+    def summary(self, ui: str) -> None:
+        """The table at the end."""
+        table = Table(title="What was measured", title_justify="left")
+        for column in ("step", "took", "what"):
+            table.add_column(column, overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        self.console.print("\n", table, f"\nPrefect's UI: {ui}", highlight=False)
+
+
+def main(*, stay: bool | None) -> int:
+    """Show all of it; 0 when every step came to what it must. Stays up afterwards in a terminal, or as asked."""
+    show = Show(Console())
+    try:
+        stage = _up(show)
+        with temporary_settings({PREFECT_API_URL: stage.environ["PREFECT_API_URL"]}):
+            _main_job(show, stage)
+        show.summary(stage.ui)
+        if stay if stay is not None else sys.stdout.isatty():
+            _until_interrupted(show)
+    finally:
+        down(say=show.console.print)
+    return 0
+
+
+def _up(show: Show) -> LocalStage:
+    with show.step("Start the local stage, of real parts") as came_to:
+        stage = up(say=show.say)
+        came_to("the stage is up")
+    return stage
+
+
+def _main_job(show: Show, stage: LocalStage) -> None:
+    service = ServiceDatabase(stage.folder / "service")
+    database = service.address
+    _fill_what_an_earlier_demo_lost(show, service)
+    with show.step("Back the service's database up, while it is used") as came_to:
+        _run(show, "backup/local", {"kind": "daily"})
+        backup = _newest_backup()
+        sizes = f"{size(backup.plain_bytes)} stored as {size(backup.stored_bytes)}"
+        came_to(f"{backup.id}: {count(backup.rows, 'row')}, {sizes}")
+    with show.step("Prove it: restore into a scratch server and compare every row") as came_to:
+        proof = _await_proof(show, backup)
+        if proof.verdict != "proven":
+            raise NotDone(f"the proof of {backup.id} says {proof.verdict}")
+        came_to(f"proven in {duration(sum(proof.seconds.values()))}: every row and the schema are equal")
+    with show.step("Lose rows, as it happens at night") as came_to:
+        lost = _lose_rows(database)
+        came_to(f"{count(lost, 'video')} deleted from the live database")
+    with show.step("Restore beside the live one, compare, and swap it in once a person approves") as came_to:
+        answer = {"database": database.database, "approved_by": "the demo, as a person would in the UI"}
+        run = _run(show, "restore/local", {"which": backup.id, "swap": database.database}, answer=answer)
+        came_to(str(run.name))
+    with show.step("Look for the lost rows") as came_to:
+        came_to(_compare(database, _old_name(run), lost))
+    with show.step("Refuse a tampered copy, in break glass without Prefect") as came_to:
+        came_to(_refuse_tampered(stage, backup))
+
+
+def _run(show: Show, name: str, parameters: Mapping[str, Any], *, answer: Mapping[str, Any] | None = None) -> FlowRun:
+    """Ask for the deployment's run as CI does, and watch it; NotDone with its sentence unless it completed."""
+    asked: Any = run_deployment(name, parameters=dict(parameters), timeout=0, as_subflow=False)
+    return _watch(show, asked.id, name, answer)
+
+
+def _watch(show: Show, run_id: UUID, name: str, answer: Mapping[str, Any] | None = None) -> FlowRun:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with get_client(sync_client=True) as client, Progress(*columns, console=show.console, transient=True) as bar:
+        task = bar.add_task(f"{name}: waiting for the worker", total=100)
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            run = client.read_flow_run(run_id)
+            if run.state and run.state.is_final():
+                if not run.state.is_completed():
+                    raise NotDone(f"{run.name}: {run.state.name}: {run.state.message}")
+                return run
+            if answer and run.state and run.state.is_paused():
+                resume_flow_run(run_id, run_input=dict(answer))
+                answer = None
+            _show_progress(bar, task, client, run)
+            time.sleep(LOOK_SECONDS)  # the server pushes no progress to a terminal: it is asked
+    raise Unreachable(f"{name} did not end within {RUN_SECONDS:.0f} s")
+
+
+def _show_progress(bar: Progress, task: TaskID, client: SyncPrefectClient, run: FlowRun) -> None:
+    shown = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), type=ArtifactFilterType(any_=["progress"])
+        )
+    )
+    state = str(run.state.name).lower() if run.state else "unknown"
+    percent = float(str(shown[-1].data)) if shown else 0.0
+    bar.update(task, description=f"{run.name}: {state}", completed=percent)
+
+
+def _newest_backup() -> Backup:
+    backups = _world().ledger.backups()
+    if not backups or backups[-1].state != "complete":
+        raise NotDone("the backup's run completed, but the ledger does not know a complete backup")
+    return backups[-1]
+
+
+def _await_proof(show: Show, backup: Backup) -> Proof:
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"prove {backup.id}"]))
+        runs = client.read_flow_runs(flow_run_filter=wanted)
+    if not runs:
+        raise NotDone(f"nobody asked for the proof of {backup.id}")
+    _watch(show, runs[0].id, "prove/local")
+    proofs = _world().ledger.proofs(backup.id)
+    if not proofs:
+        raise NotDone(f"the proof of {backup.id} ran, but left no paper")
+    return proofs[-1]
+
+
+def _world() -> World:
+    return World(Stage.named("local"), running_stage().environ)
+
+
+def _fill_what_an_earlier_demo_lost(show: Show, service: ServiceDatabase) -> None:
+    with service.address.connect() as connection:
+        if _videos(connection) >= FEW:
+            return
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public authorization service")
+    fill(service.service_address)
+    show.say("an earlier demo was cut off after it had lost the rows: the sample data are made anew")
+
+
+def _lose_rows(database: Address) -> int:
+    """As a careless migration does it."""
+    with database.connect() as connection:
+        lost = _videos(connection)
+        connection.execute("truncate public.videos cascade")
+    if not lost:
+        raise NotDone("no row was lost: there is nothing to restore, so nothing was shown")
+    return lost
+
+
+def _old_name(run: FlowRun) -> str:
+    """The restore's run is called after its plan, which names what the old database is kept as."""
+    named = re.search(r"kept as (\w+)", str(run.name))
+    if not named:
+        raise NotDone(f"the restore's run is called {run.name!r} and does not say where the old database is kept")
+    return named[1]
+
+
+def _compare(database: Address, old: str, lost: int) -> str:
+    """The backup was taken while videos were added, so the live one had a few more when they were lost."""
+    with database.connect() as live:
+        back = _videos(live)
+    if back < lost * SHARE_BACK:
+        raise NotDone(f"only {back} of the {lost} lost videos are back")
+    return f"{count(back, 'video')} are back in the live database; the damaged one is kept, closed, as {old}"
+
+
+def _videos(connection: "psycopg.Connection[Any]") -> int:
+    row = connection.execute("select count(*) from public.videos").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _refuse_tampered(stage: LocalStage, backup: Backup) -> str:
+    """Copy the backup to another bucket, flip one bit there, and try to restore the copy by the command line alone."""
+    described = Stage.named("local")
+    place = _world().store.place()
+    if not isinstance(place, S3Place):
+        raise NotDone("the local stage's store is an S3 bucket, and this one is not")
+    copy = replace(place, bucket="tampered")
+    _copy_with_a_flipped_bit(place, copy, home_of(described).of(backup.id))
+    stages = stage.folder / "tampered-stages"
+    shutil.rmtree(stages, ignore_errors=True)
+    stages.mkdir()
+    text = (ROOT / "deployments" / "stages" / "local.toml").read_text()
+    (stages / "local.toml").write_text(text.replace('bucket = "backups"', 'bucket = "tampered"'))
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments", "run", "restore", "--stage", "local", "--param", f"which={backup.id}"],
+        env=dict(stage.environ) | {"SHIPKEEPER_STAGES": str(stages)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        raise NotDone("a tampered copy was restored: that must never happen")
+    return f"refused: {done.stderr.strip().splitlines()[-1]}"
+
+
+def _copy_with_a_flipped_bit(place: S3Place, copy: S3Place, folder: str) -> None:
+    _make_bucket(copy)
+    source, target = place.open(), copy.open()
+    entries = list(source.list(folder))
+    victim = max((each for each in entries if "/data/" in each.key), key=lambda each: each.bytes)
+    for each in entries:
+        data = bytearray(source.get(each.key))
+        if each is victim:
+            data[len(data) // 2] ^= 1
+        target.put(each.key, bytes(data))
+
+
+def _make_bucket(place: S3Place) -> None:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType]
+        "s3", endpoint_url=place.endpoint, region_name=place.region,
+        aws_access_key_id=place.access_key, aws_secret_access_key=place.secret_key,
+    )  # fmt: skip
+    try:
+        client.create_bucket(Bucket=place.bucket)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            raise
+
+
+def _until_interrupted(show: Show) -> None:
+    show.console.print("It stays up until Ctrl-C; look around in the UI.")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        show.console.print()
