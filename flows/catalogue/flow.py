@@ -28,12 +28,12 @@ def catalogue(stage: str, rebuild: bool = False) -> str:
 
 
 @procedure(name="verify", flow_run_name=run_name("verify {which} of {database}"))
-def verify(stage: str, which: str = "due") -> str:
+def verify(stage: str, which: str = tasks.BY_AGE) -> str:
     """Verifies backups in the store without restoring them: signature and sizes, then every byte, rows and hashes.
 
     Args:
         stage: which stage's backups are verified
-        which: "due" for what the ladder says, or the id of one backup, which is read whole
+        which: "by-age" for what the ladder says, or the id of one backup, which is read whole
     """
     world = World.of(stage)
     bucket = tasks.read_bucket(world.reading, world.keys, world.stage)

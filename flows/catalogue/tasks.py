@@ -35,6 +35,7 @@ from flows.words import count, moment, size
 if TYPE_CHECKING:
     from flows.world import World
 
+BY_AGE = "by-age"
 READERS = 8  # small objects: the time is the store's answer, not the bytes
 
 
@@ -296,10 +297,10 @@ def strays_page(world: "World", bucket: Bucket) -> str:
 
 def due_or_named(world: "World", bucket: Bucket, which: str) -> list[Due]:
     """What is to be verified now."""
-    if which == "due":
+    if which == BY_AGE:
         return due(bucket.backups, world.ledger.checks(), datetime.now(UTC))
     if which not in {each.id for each in bucket.found}:
-        raise Missing(f"no backup {which} in the bucket: name one that the flow catalogue shows, or say due")
+        raise Missing(f"no backup {which} in the bucket: name one that the flow catalogue shows, or say {BY_AGE}")
     return [Due(which, READ_ALL, "asked for by name")]
 
 

@@ -1,5 +1,7 @@
 """restore: bring a backup back into a new database, compared before it is called done; on approval swap it in."""
 
+from functools import partial
+
 from flows import people
 from flows.effect import procedure, run_name
 from flows.restore import tasks
@@ -26,8 +28,8 @@ def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str 
     if dry_run:
         return plan.sentence
     tasks.insist(plan)
-    key, look = f"{run}/restore/{plan.backup}", lambda: tasks.look_again(world, chosen, into=into, swap=swap, key=run)
-    world.carry_out(bring_back, plan, key=key, look=look)
+    key, again = tasks.restore_key(run, plan.backup), partial(tasks.look_again, world, chosen)
+    world.carry_out(bring_back, plan, key=key, look=partial(again, into=into, swap=swap, key=run))
     if not swap:
         return tasks.report(plan, f"{plan.backup} is restored as {plan.new} on {plan.server}, every table compared")
     approved_by = people.approve(plan.markdown, database=swap, digest=plan.digest())

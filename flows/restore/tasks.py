@@ -183,7 +183,9 @@ def _known_as_ours(world: World, key: str, backup: str) -> str | None:
     from flows.restore.steps import mark_of
 
     try:
-        done = [each for each in world.ledger.history(200) if each.key == restore_key(key, backup) and each.state == "done"]
+        done = [
+            each for each in world.ledger.history(200) if each.key == restore_key(key, backup) and each.state == "done"
+        ]
     except (Unreachable, Missing):
         return None
     return mark_of(backup, done[0].id) if done else None
