@@ -6,6 +6,7 @@ are plain functions: no server, no engine, the same order of steps.
 """
 
 import functools
+import getpass
 import inspect
 import logging
 import os
@@ -160,6 +161,11 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
         as_subflow=False,
     )
     return f"{flow} asked for: run {asked.name}"
+
+
+def actor() -> str:
+    """Who acts, for the record and for whoever meets a held resource: the run by its name, or the person at the shell."""
+    return f"run {flow_run.name}" if not plain() and flow_run.name else f"{getpass.getuser()}, in break glass"
 
 
 def stage_named(name: str) -> Stage:

@@ -22,7 +22,7 @@ from blocks.errors import Missing, Unreachable
 from blocks.keys import BackupKeys, RestoreKey
 from blocks.postgres.server import PostgresServer
 from blocks.storage.block import BackupStore
-from flows.effect import NotDone, break_glass, plain, stage_named
+from flows.effect import NotDone, actor, break_glass, plain, stage_named
 from flows.ledger import Ledger, Settled, Steps, carry_out_alone
 from flows.records import Backup, Check, Plan, Proof
 from flows.redact import learn
@@ -230,7 +230,7 @@ class World:
         glass = break_glass()
         if glass and glass.alone:
             return carry_out_alone(steps, plan, self, insist=True)
-        settled = self.ledger.carry_out(steps, plan, key=key, look=look, approved_by=approved_by)
+        settled = self.ledger.carry_out(steps, plan, key=key, look=look, approved_by=approved_by, actor=actor())
         if settled.state == "undone":
             raise NotDone(f"nothing was changed: {settled.reason}")
         return settled
