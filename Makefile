@@ -13,7 +13,7 @@ RINGS := tests/shape tests/decide tests/blocks tests/flows
 # No telemetry, no ~/.prefect, and never a server that somebody's profile names.
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
-export PREFECT_HOME := $(CURDIR)/.stage/make
+export PREFECT_HOME := $(CURDIR)/.venv/prefect
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_PYTHON_DOWNLOADS := never
 unexport PREFECT_API_URL PREFECT_API_KEY PREFECT_PROFILE VIRTUAL_ENV

@@ -175,9 +175,11 @@ def worker(given: argparse.Namespace) -> int:
 def run(given: argparse.Namespace) -> int:
     """Break glass."""
     from deployments.breakglass import run_flow
+    from flows.effect import BreakGlass
 
     parameters = dict(given.param) | ({"dry_run": True} if given.dry_run else {})
-    return run_flow(given.flow, given.stage, parameters, as_json=given.json, alone=given.alone, yes=given.yes)
+    glass = BreakGlass(alone=given.alone, yes=given.yes or "")
+    return run_flow(given.flow, given.stage, parameters, glass, as_json=given.json)
 
 
 if __name__ == "__main__":

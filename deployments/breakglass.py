@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from flows import people
-from flows.effect import NotDone, Procedure, without_prefect
+from flows.effect import BreakGlass, NotDone, Procedure, without_prefect
 
 FLOWS: Mapping[str, str] = {
     "backup": "flows.backup.flow",
@@ -27,17 +27,15 @@ FLOWS: Mapping[str, str] = {
 ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"
 
 
-def run_flow(
-    name: str, stage: str, parameters: Mapping[str, Any], *, as_json: bool, alone: bool, yes: str | None
-) -> int:
+def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakGlass, *, as_json: bool) -> int:
     """Run one flow here; 0 only on success. The last line is the sentence, or with as_json one JSON object."""
     people.to_terminal()
-    if alone:
+    if glass.alone:
         people.say(ALONE)
     try:
         flow = _flow(name)
         _refuse_unknown(flow, name, parameters)
-        with without_prefect(alone=alone, yes=yes or ""):
+        with without_prefect(alone=glass.alone, yes=glass.yes):
             sentence, code = str(flow(stage=stage, **parameters)), 0
     except NotDone as error:
         sentence, code = str(error), 1

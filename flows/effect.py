@@ -164,7 +164,7 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
 
 
 def actor() -> str:
-    """Who acts, for the record and for whoever meets a held resource: the run by its name, or the person at the shell."""
+    """Who acts, for the record and for whoever meets a held resource: the run's name, or the person at the shell."""
     return f"run {flow_run.name}" if not plain() and flow_run.name else f"{getpass.getuser()}, in break glass"
 
 

@@ -29,6 +29,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -111,7 +112,7 @@ def _up(show: Show) -> LocalStage:
 def _main_job(show: Show, stage: LocalStage) -> None:
     service = ServiceDatabase(stage.folder / "service")
     database = service.address
-    _fill_what_an_earlier_demo_lost(show, service)
+    _tidy_after_earlier_demos(show, service)
     with show.step("Back the service's database up, while it is used") as came_to:
         _run(show, "backup/local", {"kind": "daily"})
         backup = _newest_backup()
@@ -195,7 +196,15 @@ def _world() -> World:
     return World(Stage.named("local"), running_stage().environ)
 
 
-def _fill_what_an_earlier_demo_lost(show: Show, service: ServiceDatabase) -> None:
+def _tidy_after_earlier_demos(show: Show, service: ServiceDatabase) -> None:
+    """Drop the databases that they kept, and make the rows anew that one lost and never brought back."""
+    with service.address.at("postgres").connect() as connection:
+        left = (
+            "select datname from pg_database where datname like 'app\\_before\\_%' or datname like 'app\\_restore\\_%'"
+        )
+        for (name,) in connection.execute(left).fetchall():
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            show.say(f"dropped {name}, which an earlier demo kept")
     with service.address.connect() as connection:
         if _videos(connection) >= FEW:
             return

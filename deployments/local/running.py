@@ -1,7 +1,7 @@
 """Processes of the local stage that outlive the command which started them: started, found again, ended.
 
-What is known of one lies in a file: pid and start time, so that a reused pid is never taken for it. It never supervises:
-a process that died stays dead until the next `up`.
+What is known of one lies in a file: pid and start time, so that a reused pid is never taken for it. It supervises
+nothing: a process that died stays dead until the next `up`.
 """
 
 import json

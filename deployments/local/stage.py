@@ -5,6 +5,7 @@
     store/       the object store that holds the backups
     processes/   sample service with its visitors, Prefect server, worker: pids and logs
     keys/        age identities and signing keys (0600)      environment.json   what `apply` and break glass need (0600)
+    env.sh       for a shell that is to use this stage's Prefect: `. .stage/env.sh`
 
 `up` starts what does not run and reuses what does; `down` ends all of it and keeps the data.
 """
@@ -12,6 +13,7 @@
 import json
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -150,6 +152,8 @@ def _start_data(folder: Path, ports: Mapping[str, int], say: Say) -> dict[str, s
         "PREFECT_HOME": str(folder / "prefect"),
     }
     _private(folder / "environment.json", json.dumps(known, indent=1))
+    shell = "".join(f"export {name}={shlex.quote(known[name])}\n" for name in ("PREFECT_API_URL", "PREFECT_HOME"))
+    _private(folder / "env.sh", shell)
     return _base_environment() | known
 
 
