@@ -6,6 +6,7 @@ a death before its commit changes nothing. `refusal_to_rename` says beforehand w
 
 import functools
 import re
+import shutil
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class ServerFacts:
     extensions: tuple[str, ...]
     roles: tuple[str, ...]
     collation_version: str | None
+    free_bytes: int | None  # where its data lie; None when that is another machine's affair
 
 
 def facts(address: Address) -> ServerFacts:
@@ -54,6 +56,7 @@ def facts(address: Address) -> ServerFacts:
                 connection,
                 "select pg_database_collation_actual_version(oid) from pg_database where datname = current_database()",
             ),
+            free_bytes=_free_bytes(address, connection),
         )
 
 
@@ -222,7 +225,8 @@ LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_
 """Settings that Postgres stores as a ready-quoted list."""
 GRANTS = """select r.rolname, lower(a.privilege_type), case when a.is_grantable then ' with grant option' else '' end
     from pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
-    left join pg_roles r on r.oid = a.grantee where d.datname = %s and a.grantee <> d.datdba order by 1 nulls first, 2"""
+    left join pg_roles r on r.oid = a.grantee
+    where d.datname = %s and a.grantee <> d.datdba order by 1 nulls first, 2"""
 
 
 @contextmanager
@@ -239,6 +243,17 @@ def _maintenance(
 
 def _do(connection: "psycopg.Connection[Any]", command: LiteralString, name: str) -> None:
     connection.execute(sql.SQL(command).format(sql.Identifier(name)))
+
+
+def _free_bytes(address: Address, connection: "psycopg.Connection[Any]") -> int | None:
+    """SQL can't tell, but on this machine the file system can, if the role may know the folder and we may look."""
+    if not (address.host.startswith("/") or address.host in {"127.0.0.1", "::1", "localhost"}):
+        return None
+    folder = _one(connection, "select setting from pg_settings where name = 'data_directory'")
+    try:
+        return shutil.disk_usage(folder).free if folder else None
+    except OSError:
+        return None
 
 
 def _column(connection: "psycopg.Connection[Any]", query: LiteralString) -> list[str]:

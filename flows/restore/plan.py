@@ -192,6 +192,9 @@ def _warnings(manifest: Manifest, target: Target, grade: Grade) -> list[str]:
     lines: list[str] = []
     if grade != "proven":
         lines.append(f"this backup is {grade}: the restore compares it with its manifest all the same")
+    if target.free_bytes is None:
+        need = size(manifest.database.size_bytes * SPACE_FACTOR)
+        lines.append(f"how much space is free there can't be asked from here: about {need} are needed")
     missing = [role for role in manifest.roles if role not in target.roles]
     if missing:
         lines.append(f"roles missing there: {listed(missing)}; owners and grants are not restored in any case")

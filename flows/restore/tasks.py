@@ -54,7 +54,7 @@ def look_at_target(server: PostgresServer, manifest: Manifest, swap: str, new: s
         extensions=facts.extensions,
         roles=facts.roles,
         collation_version=facts.collation_version,
-        free_bytes=None,
+        free_bytes=facts.free_bytes,
         client_major=tools_for(max(wanted, facts.version_num // 10000), address.bin_dir).major,
     )
 
