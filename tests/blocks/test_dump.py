@@ -45,7 +45,7 @@ from tests.parts.postgres import PASSWORD, make_database
 from tests.parts.postgres import running as running_cluster
 
 BIG = "create table big as select i as id, repeat(md5(i::text), 8) as t from generate_series(1, {}) i"
-MANY = 200_000  # about 50 MB: psql takes some tenths of a second
+MANY = 100_000  # about 25 MB: psql takes some tenths of a second
 
 
 def psql_of(address: Address) -> int | None:
@@ -204,7 +204,7 @@ def test_progress_and_facts_add_up(database: Address, tmp_path: Path) -> None:
 
 
 def test_the_limit_of_the_caller_ends_a_dump(database: Address, tmp_path: Path) -> None:
-    run(database, BIG.format(6 * MANY))
+    run(database, BIG.format(10 * MANY))
     before = set(children(os.getpid()))
 
     def limit() -> None:
@@ -266,7 +266,7 @@ def test_a_database_that_dies_fails_the_dump(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_is_ended_fails_the_dump(database: Address, tmp_path: Path) -> None:
-    run(database, BIG.format(3 * MANY))
+    run(database, BIG.format(6 * MANY))
     end = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'copy %big%' and state = 'active'"
     with (
         meanwhile(lambda: eventually(lambda: one(database, f"{end} and pid <> pg_backend_pid()"))),

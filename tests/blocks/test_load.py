@@ -10,6 +10,7 @@ import pytest
 
 from blocks.errors import Garbled, Missing, Refused, Unreachable
 from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster
 from blocks.postgres.compare_jobs import Both, Splitter, lines_of
 from blocks.postgres.contents import Contents, Table
 from blocks.postgres.crew import Crew
@@ -17,6 +18,8 @@ from blocks.postgres.load import Difference, create_database, crew_for, load, ma
 from blocks.stream import new_identity
 from tests.blocks.processes import children, eventually, kill, meanwhile
 from tests.blocks.trip import IDENTITY, PREFIX, Back, bring_back, client, folder, new_database, one, run, taken
+from tests.parts.postgres import drop_database as forget_database
+from tests.parts.postgres import make_database
 
 SCHEMA = """
 create table a (id integer primary key, t text); insert into a select i, md5(i::text) from generate_series(1, 3000) i;
@@ -28,30 +31,42 @@ create unique index m_count on m (count);
 """
 
 
-@pytest.fixture
-def contents(database: Address, tmp_path: Path) -> Contents:
-    run(database, SCHEMA)
-    return taken(database, folder(tmp_path))
+@pytest.fixture(scope="module")
+def source(postgres17: Cluster) -> Generator[Address]:
+    address = make_database(postgres17)
+    run(address, SCHEMA)
+    yield address
+    forget_database(address)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture(scope="module")
+def contents(source: Address, shelf: Path) -> Contents:
+    return taken(source, folder(shelf))
 
 
 @pytest.fixture
-def new(database: Address, contents: Contents) -> Generator[Address]:
-    with new_database(database, contents) as address:
+def new(source: Address, contents: Contents) -> Generator[Address]:
+    with new_database(source, contents) as address:
         yield address
 
 
-def crew(new: Address, contents: Contents, tmp_path: Path, identity: str = IDENTITY) -> Crew:
-    return crew_for(new, contents, folder(tmp_path), PREFIX, [identity], tools=client(new), application_name="the load")
+def crew(new: Address, contents: Contents, shelf: Path, identity: str = IDENTITY) -> Crew:
+    return crew_for(new, contents, folder(shelf), PREFIX, [identity], tools=client(new), application_name="the load")
 
 
-def loaded(new: Address, contents: Contents, tmp_path: Path, identity: str = IDENTITY) -> int:
-    with crew(new, contents, tmp_path, identity) as workers:
+def loaded(new: Address, contents: Contents, shelf: Path, identity: str = IDENTITY) -> int:
+    with crew(new, contents, shelf, identity) as workers:
         return load(new, contents, workers, application_name="the load").kept
 
 
-def file_of(contents: Contents, table: str, tmp_path: Path) -> Path:
+def file_of(contents: Contents, table: str, shelf: Path) -> Path:
     key = next(stored.key for found, stored in contents.data() if found.name == table)
-    return tmp_path / "store" / PREFIX / key
+    return shelf / "store" / PREFIX / key
 
 
 def flipped(file: Path) -> None:
@@ -74,57 +89,55 @@ def removed(file: Path) -> None:
 
 
 def test_a_damaged_object_leaves_its_table_empty_until_it_is_mended(
-    contents: Contents, new: Address, tmp_path: Path
+    contents: Contents, new: Address, shelf: Path
 ) -> None:
-    file = file_of(contents, "a", tmp_path)
+    file = file_of(contents, "a", shelf)
     whole = file.read_bytes()
     damages: tuple[Callable[[Path], None], ...] = (flipped, cut, swapped, removed)
     for damage in damages:
         damage(file)
         with pytest.raises((Garbled, Missing)):
-            loaded(new, contents, tmp_path)
+            loaded(new, contents, shelf)
         assert one(new, "select count(*) from a") == 0
         file.write_bytes(whole)
     filled = sum(bool(one(new, f"select exists (select from {name})")) for name in ("b", "c"))  # noqa: S608
-    assert loaded(new, contents, tmp_path) == filled
-    assert bring_back_only(new, contents, tmp_path) == ()
+    assert loaded(new, contents, shelf) == filled
+    assert bring_back_only(new, contents, shelf) == ()
 
 
-def bring_back_only(new: Address, contents: Contents, tmp_path: Path) -> tuple[Difference, ...]:
-    with crew(new, contents, tmp_path) as workers:
+def bring_back_only(new: Address, contents: Contents, shelf: Path) -> tuple[Difference, ...]:
+    with crew(new, contents, shelf) as workers:
         return read_back(contents, workers).differences
 
 
-def test_a_wrong_identity_is_refused_before_any_table_is_made(contents: Contents, new: Address, tmp_path: Path) -> None:
+def test_a_wrong_identity_is_refused_before_any_table_is_made(contents: Contents, new: Address, shelf: Path) -> None:
     with pytest.raises(Refused, match="no identity given opens"):
-        loaded(new, contents, tmp_path, new_identity())
+        loaded(new, contents, shelf, new_identity())
     assert one(new, "select count(*) from pg_tables where schemaname = 'public'") == 0
 
 
-def test_a_filled_database_is_refused(contents: Contents, new: Address, tmp_path: Path) -> None:
+def test_a_filled_database_is_refused(contents: Contents, new: Address, shelf: Path) -> None:
     run(new, "create table there (a integer)")
     with pytest.raises(Refused, match="is not empty: drop it and start over"):
-        loaded(new, contents, tmp_path)
+        loaded(new, contents, shelf)
 
 
-def test_a_database_of_somebody_else_is_refused(contents: Contents, new: Address, tmp_path: Path) -> None:
+def test_a_database_of_somebody_else_is_refused(contents: Contents, new: Address, shelf: Path) -> None:
     run(new, f"comment on database {new.database} is 'the live one'")
     with pytest.raises(Refused, match="its comment says 'the live one'"):
-        loaded(new, contents, tmp_path)
+        loaded(new, contents, shelf)
 
 
-def test_a_load_that_died_while_indexes_were_built_starts_over(
-    contents: Contents, new: Address, tmp_path: Path
-) -> None:
-    loaded(new, contents, tmp_path)
+def test_a_load_that_died_while_indexes_were_built_starts_over(contents: Contents, new: Address, shelf: Path) -> None:
+    loaded(new, contents, shelf)
     run(new, f"comment on database {new.database} is 'shipkeeper: incomplete, indexes begun'")
     with pytest.raises(Refused, match="a restore died in it"):
-        loaded(new, contents, tmp_path)
+        loaded(new, contents, shelf)
 
 
-def test_a_whole_load_run_again_keeps_everything(contents: Contents, new: Address, tmp_path: Path) -> None:
-    assert loaded(new, contents, tmp_path) == 0
-    assert loaded(new, contents, tmp_path) == len(contents.tables)
+def test_a_whole_load_run_again_keeps_everything(contents: Contents, new: Address, shelf: Path) -> None:
+    assert loaded(new, contents, shelf) == 0
+    assert loaded(new, contents, shelf) == len(contents.tables)
     comment = "select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()"
     assert one(new, comment) == "shipkeeper: incomplete, indexes built"
 
@@ -157,10 +170,10 @@ CHANGES = {
 }
 
 
-def test_each_change_after_the_load_is_found_and_named(contents: Contents, new: Address, tmp_path: Path) -> None:
-    loaded(new, contents, tmp_path)
+def test_each_change_after_the_load_is_found_and_named(contents: Contents, new: Address, shelf: Path) -> None:
+    loaded(new, contents, shelf)
     run(new, *CHANGES)
-    found = bring_back_only(new, contents, tmp_path)
+    found = bring_back_only(new, contents, shelf)
     for what in CHANGES.values():
         assert any(each.what.startswith(what) and each.grave for each in found), what
     assert "canary" not in str(found)
@@ -193,21 +206,21 @@ def test_a_key_that_says_more_than_a_number_is_not_named() -> None:
     assert compared(b"1\ta\n", b"", key=()) == "first at row 1"
 
 
-def test_the_same_rows_in_another_order_are_not_grave(contents: Contents, new: Address, tmp_path: Path) -> None:
-    loaded(new, contents, tmp_path)
+def test_the_same_rows_in_another_order_are_not_grave(contents: Contents, new: Address, shelf: Path) -> None:
+    loaded(new, contents, shelf)
     run(
         new, "create table again as select * from b order by id desc", "truncate b", "insert into b select * from again"
     )
     run(new, "drop table again")
-    (found,) = bring_back_only(new, contents, tmp_path)
+    (found,) = bring_back_only(new, contents, shelf)
     assert found.what == "table public.b: order or text differs, the order of its rows"
     assert not found.grave
 
 
-def test_a_corrupted_index_is_found_by_amcheck(contents: Contents, new: Address, tmp_path: Path) -> None:
-    loaded(new, contents, tmp_path)
+def test_a_corrupted_index_is_found_by_amcheck(contents: Contents, new: Address, shelf: Path) -> None:
+    loaded(new, contents, shelf)
     run(new, "update pg_opclass set opckeytype = opckeytype", *LIE)
-    with crew(new, contents, tmp_path) as workers:
+    with crew(new, contents, shelf) as workers:
         compared = read_back(contents, workers, amcheck=True)
     assert compared.lacks == ()
     assert [each.what for each in compared.differences if "amcheck" in each.found] == ["index public.b_id"]
@@ -221,7 +234,7 @@ LIE = (  # rows that the index does not know: it is told to be read-only for a m
 
 
 def test_a_killed_worker_fails_the_load_and_a_second_run_finishes_it(
-    contents: Contents, new: Address, tmp_path: Path
+    contents: Contents, new: Address, shelf: Path
 ) -> None:
     before = set(children(os.getpid()))
 
@@ -230,14 +243,14 @@ def test_a_killed_worker_fails_the_load_and_a_second_run_finishes_it(
         kill(max(set(children(os.getpid())) - before), signal.SIGKILL)
 
     with meanwhile(kill_when_rows_come), pytest.raises(Unreachable, match="a worker process died"):
-        loaded(new, contents, tmp_path)
+        loaded(new, contents, shelf)
     eventually(lambda: set(children(os.getpid())) <= before)
 
 
 def test_a_restored_database_has_no_dead_rows_and_fresh_statistics(
-    contents: Contents, new: Address, tmp_path: Path
+    contents: Contents, new: Address, shelf: Path
 ) -> None:
-    back: Back = bring_back(new, contents, folder(tmp_path))
+    back: Back = bring_back(new, contents, folder(shelf))
     assert back.differences == []
     assert one(new, "select reltuples from pg_class where relname = 'a'") == 3000
     assert set(back.loaded.seconds) == {"tables", "rows", "indexes", "analyze"}
