@@ -22,8 +22,9 @@ from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.deployments import run_deployment
+from prefect.exceptions import FailedRun
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from blocks.errors import BlockError, Unreachable
 from flows.redact import hide
@@ -122,12 +123,13 @@ def effect(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         "retries": len(DELAYS_SECONDS),
         "retry_delay_seconds": list(DELAYS_SECONDS),
         "retry_condition_fn": _worth_asking_again,
+        "task_run_name": options.get("name"),  # without one Prefect adds a hash to the name
     }
     return Effect(_guarded(function), **(defaults | options))
 
 
 def procedure(**options: Any) -> Callable[[Callable[P, R]], Procedure[P, R]]:
-    """A flow that ends as Failed with one plain sentence when what was asked for was not done."""
+    """A flow whose state's message is one plain sentence: what it came to, or, Failed, why it was not done."""
 
     def wrap(function: Callable[P, R]) -> Procedure[P, R]:
         settings: dict[str, Any] = {"persist_result": False, "validate_parameters": True} | options
@@ -205,24 +207,28 @@ def _sentenced(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def sentenced(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            said = function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - becomes the run's Failed state
             if not isinstance(error, (BlockError, NotDone, ValueError)):
                 LOG.error("%s", hide(traceback.format_exc()))  # noqa: TRY400 - the text is hidden first
             sentence = hide(str(error)) or type(error).__name__
             if plain():
                 raise NotDone(sentence) from None
+            LOG.error("%s", sentence)  # noqa: TRY400 - a sentence for people, no traceback
             return Failed(message=sentence)
+        return said if plain() or not isinstance(said, str) else Completed(message=hide(said), data=said)
 
     return sentenced
 
 
 class _Hide(logging.Filter):
-    """Hides known secrets in every record that passes a handler."""
+    """Hides known secrets in every record that passes a handler; drops the traceback of Prefect's own FailedRun."""
 
     shape = logging.Formatter()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], FailedRun):
+            return False  # the line before it names the state and its sentence
         record.msg, record.args = hide(record.getMessage()), None
         if record.exc_info and record.exc_info[0]:
             record.exc_text = hide(self.shape.formatException(record.exc_info))

@@ -64,6 +64,7 @@ def report(key: str, markdown: str, description: str) -> None:
     if plain():
         LOG.info("%s\n%s", hide(description), hide(_without_images(markdown)))
         return
+    say(description)
     create_markdown_artifact(key=_key(key), markdown=_hide_but_images(markdown), description=hide(description))
 
 
