@@ -1,8 +1,7 @@
-"""A whole world of real parts for a flow: a database, a ledger, a store, keys, in break glass or under Prefect's engine."""
+"""A whole world of real parts for a flow: a database, a ledger, a store, keys, in break glass or under an engine."""
 
 from collections.abc import Generator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -10,9 +9,11 @@ from blocks.keys import new_keys
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.storage.objects import S3Place
+from deployments.local.objectstore import ObjectStore
 from flows.effect import stage_named, without_prefect
 from flows.world import World
 from tests.parts.postgres import drop_database, make_database
+from tests.parts.scene import Scene, s3_place, scene, url_of
 
 STAGE = """
 faults = true
@@ -32,12 +33,6 @@ bucket = "backups"
 prefix = "{prefix}"
 region = "us-east-1"
 """
-
-
-def url_of(address: Address) -> str:
-    """The address as an environment variable holds it."""
-    host, password = quote(address.host, safe=""), quote(address.password, safe="")
-    return f"postgresql://{address.user}:{password}@{host}:{address.port}/{address.database}?sslmode={address.sslmode}"
 
 
 @pytest.fixture
@@ -89,3 +84,10 @@ def glass() -> Generator[None]:
     """Break glass: flows are plain functions."""
     with without_prefect():
         yield
+
+
+@pytest.fixture(scope="module")
+def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Generator[Scene]:
+    """One scene for a whole module, in break glass: a dump costs seconds, so its tests share it."""
+    with scene(postgres17, s3_place(weed), tmp_path_factory.mktemp("stage")) as made, without_prefect():
+        yield made
