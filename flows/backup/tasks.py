@@ -52,7 +52,12 @@ class Taken:
 def look(server: PostgresServer, stage: Stage) -> Survey:
     """What is in the database, and what a backup would stumble over."""
     rules = stage.database
-    return survey(server.address(), exclude_schemas=rules.exclude_schemas, exclude_data=rules.exclude_data)
+    return survey(
+        server.address(),
+        exclude_schemas=rules.exclude_schemas,
+        exclude_data=rules.exclude_data,
+        provider_schemas=rules.provider_schemas,
+    )
 
 
 def make_plan(world: World, kind: Kind, seen: Survey) -> BackupPlan:
@@ -75,6 +80,7 @@ def take(server: PostgresServer, store: BackupStore, keys: BackupKeys, stage: St
         address,
         exclude_schemas=rules.exclude_schemas,
         exclude_data=rules.exclude_data,
+        provider_schemas=rules.provider_schemas,
         lock_wait_s=rules.lock_wait.total_seconds(),
     ) as held:
         held_after = time.monotonic() - clock
@@ -135,8 +141,10 @@ def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
 
 def report(world: World, plan: BackupPlan, taken: Taken, kept: Backup) -> None:
     """The page for people, with the last ones beside it."""
-    history = [b for b in _remembered(world).history if b.state == "complete" and b.id != kept.id][:11]
-    page = report_page(plan, taken.manifest, [*reversed(history), kept], taken.seconds, world.stage.retention)
+    known = _remembered(world).history
+    last = [b for b in known if b.state == "complete" and b.id != kept.id][:11]
+    proof = wants_proof(kept, known, world.stage.backup.policy(kept.kind))
+    page = report_page(plan, taken.manifest, [*reversed(last), kept], world.stage.retention, proof)
     people.report("backup-report", page, f"{kept.id}: {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored")
 
 
