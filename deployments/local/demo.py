@@ -225,10 +225,11 @@ def _lose_rows(database: Address) -> int:
 
 
 def _old_name(run: FlowRun) -> str:
-    """The restore's run is called after its plan, which names what the old database is kept as."""
-    named = re.search(r"kept as (\w+)", str(run.name))
+    """A restore's run ends with a sentence that names what the old database is kept as."""
+    said = str(run.state.message) if run.state else ""
+    named = re.search(r"is kept, closed, as (\w+)", said)
     if not named:
-        raise NotDone(f"the restore's run is called {run.name!r} and does not say where the old database is kept")
+        raise NotDone(f"the restore's run says {said!r}, and not where the old database is kept")
     return named[1]
 
 

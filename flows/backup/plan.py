@@ -48,7 +48,7 @@ class BackupPlan(Plan):
             ("Left out, as a dump cannot hold it", self.left_out),
         ):
             if lines:
-                rows += [f"## {title}", *(f"- {line}" for line in lines)]
+                rows += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
         return "\n\n".join(rows)
 
 

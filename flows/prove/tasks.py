@@ -95,13 +95,16 @@ def report(paper: ProofPaper, manifest: Manifest) -> str:
     if paper.differences:
         first = paper.differences[0]
         sentence += f": {first.what}: wanted {first.wanted}, found {first.found}"
-    rows = [f"# {sentence}", "| step | took |", "| --- | --- |"]
-    rows += [f"| {step} | {duration(length)} |" for step, length in paper.seconds.model_dump().items()]
-    rows += ["", f"Restored into Postgres {paper.server_version}; signed by {paper.prover}."]
+    took = [f"| {step} | {duration(length)} |" for step, length in paper.seconds.model_dump().items() if length]
+    parts = [
+        f"# {sentence}",
+        f"Restored into Postgres {paper.server_version}; the paper is signed with key {paper.prover}.",
+        *(["\n".join(["| step | took |", "| --- | --- |", *took])] if took else []),
+    ]
     if paper.differences:
-        rows += ["", "| what | wanted | found |", "| --- | --- | --- |"]
-        rows += [f"| {each.what} | {each.wanted} | {each.found} |" for each in paper.differences]
-    people.report("proof", "\n".join(rows), sentence)
+        differ = [f"| {each.what} | {each.wanted} | {each.found} |" for each in paper.differences]
+        parts += ["## Differences", "\n".join(["| what | wanted | found |", "| --- | --- | --- |", *differ])]
+    people.report("proof", "\n\n".join(parts), sentence)
     return sentence
 
 

@@ -91,22 +91,30 @@ class RestorePlan(Plan):
     @property
     def sentence(self) -> str:
         """The plan in one sentence."""
-        swap = f", then swap it in as {self.swap} (the live one is kept as {self.old})" if self.swap else ""
-        return f"restore {self.backup} into {self.new} on {self.server}{swap}"
+        swap = f" and swap it in as {self.swap}" if self.swap else ""
+        return f"restore {self.backup} into {self.new}{swap}"
 
     @property
     def markdown(self) -> str:
         """The plan as a page."""
         length = f"{duration(self.seconds_low)} to {duration(self.seconds_high)}"
         what = f"{count(self.tables, 'table')}, {count(self.rows, 'row')}, {size(self.size_bytes)}"
-        rows = [
-            f"# Plan: {self.sentence}",
-            f"State of {self.kept_until}; {self.grade}; {what}; about {length}.",
+        facts = [
+            ("backup", self.backup),
+            ("its state", self.kept_until),
+            ("its worth", self.grade),
+            ("it holds", what),
+            ("new database", f"{self.new} on {self.server}"),
+            ("takes about", length),
         ]
+        if self.swap:
+            facts += [("then, once approved,", f"{self.swap} is renamed to {self.old}, {self.new} to {self.swap}")]
+        table = [f"| {name} | {value} |" for name, value in facts]
+        parts = [f"# Plan: {self.sentence}", "\n".join(["| what | |", "| --- | --- |", *table])]
         for title, lines in (("Stands in the way", self.refusals), ("Worth knowing", self.warnings)):
             if lines:
-                rows += [f"## {title}", *(f"- {line}" for line in lines)]
-        return "\n\n".join(rows)
+                parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
+        return "\n\n".join(parts)
 
 
 def new_name(database: str, backup: str, key: str, word: str = "restore") -> str:

@@ -115,11 +115,18 @@ def dress(world: World, plan: RestorePlan) -> list[str]:
 
 def report(plan: RestorePlan, sentence: str, dressed: Sequence[str] = ()) -> str:
     """Show how it ended; returns the sentence."""
-    rows = [f"# {sentence}", f"State of {plan.kept_until}: {count(plan.tables, 'table')}, {count(plan.rows, 'row')}."]
-    rows += [f"- taken over from the old one: {each}" for each in dressed]
+    parts = [
+        f"# {sentence}",
+        f"State of {plan.kept_until}: {count(plan.tables, 'table')}, {count(plan.rows, 'row')}, all compared.",
+    ]
+    if dressed:
+        parts += ["## Taken over from the old one", "\n".join(f"- {each}" for each in dressed)]
     if plan.swap:
-        rows += ["", f"When nobody misses {plan.old} any more, drop it by hand: `drop database {plan.old}`."]
-    people.report("restore-report", "\n".join(rows), sentence)
+        parts += [
+            "## Left to do",
+            f"When nobody misses {plan.old} any more, drop it by hand: `drop database {plan.old}`.",
+        ]
+    people.report("restore-report", "\n\n".join(parts), sentence)
     return sentence
 
 
