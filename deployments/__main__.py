@@ -127,9 +127,9 @@ def apply(given: argparse.Namespace) -> int:
     """Make the server equal to the repository."""
     from deployments.declared import declared
     from deployments.server import apply
-    from flows.stage import Stage
+    from flows.effect import stage_named
 
-    apply(Stage.named(given.stage), declared(given.stage), os.environ, prune=given.prune)
+    apply(stage_named(given.stage), declared(given.stage), os.environ, prune=given.prune)
     return 0
 
 

@@ -16,7 +16,7 @@ from blocks.postgres.tools import tools_for
 from deployments.declared import DeclarationError, declared
 from deployments.encryption import warning
 from deployments.objectives import keeps_rpo
-from flows.effect import NotDone
+from flows.effect import NotDone, stage_named
 from flows.stage import Stage
 from flows.world import WantedBlock, World, wanted_blocks
 
@@ -33,7 +33,7 @@ class Finding:
 
 def check(name: str, environ: Mapping[str, str], say: Callable[[str], None] = print) -> int:
     """Say everything that was found; returns the number of problems."""
-    stage = Stage.named(name)
+    stage = stage_named(name)
     say(f"{'ok':<9}stage {name} reads: {stage.service.name}, database {stage.database.name}")
     problems = 0
     for finding in findings(stage, environ):

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
+from httpx import HTTPError
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import FailedRun
+from prefect.exceptions import FailedRun, PrefectException
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
@@ -154,14 +155,17 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
         given = " ".join(f"--param {name}={value}" for name, value in parameters.items() if name != "stage")
         command = f"python -m deployments run {flow} --stage {stage} {given}".rstrip()
         return f"{flow} was not asked for, as no Prefect server is used here; do it with: {command}"
-    asked: Any = run_deployment(
-        f"{flow}/{stage}",
-        parameters={"stage": stage, **parameters},
-        flow_run_name=" ".join([flow, *map(str, parameters.values())]) if parameters else f"{flow} {stage}",
-        timeout=0,
-        idempotency_key=key,
-        as_subflow=False,
-    )
+    try:
+        asked: Any = run_deployment(
+            f"{flow}/{stage}",
+            parameters={"stage": stage, **parameters},
+            flow_run_name=" ".join([flow, *map(str, parameters.values())]) if parameters else f"{flow} {stage}",
+            timeout=0,
+            idempotency_key=key,
+            as_subflow=False,
+        )
+    except (HTTPError, PrefectException) as error:  # what was done is done: that nobody was asked is only said
+        return f"{flow} could not be asked for ({type(error).__name__}): is its deployment {flow}/{stage} applied?"
     return f"{flow} asked for: run {asked.name}"
 
 

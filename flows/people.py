@@ -30,6 +30,8 @@ from flows.redact import hide, hide_all
 LOG = logging.getLogger("flows.people")
 PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second is enough for eyes
 APPROVAL_SECONDS = 24 * 3600
+LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of it). Leave it as it is."
+SEAL_LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
 
 
 class Progress:
@@ -95,9 +97,9 @@ def run_key() -> str:
 class Approval(RunInput):
     """The form a person answers; `database` has no initial value, so an empty answer is refused."""
 
-    database: str = Field(description="Type the name of the live database that is swapped out.")
-    plan: str = Field(description="Digest of the plan you approve, filled in; leave it as it is.")
-    approved_by: str = Field(description="Your name, for the record.")
+    database: str = Field(title="Live database", description="Type the name of the live database that is swapped out.")
+    approved_by: str = Field(title="Approved by", description="Your name, for the record.")
+    plan: str = Field(title="Plan", description=LEAVE_IT)
 
 
 def approve(question: str, *, database: str, digest: str) -> str:
@@ -110,11 +112,13 @@ def approve(question: str, *, database: str, digest: str) -> str:
         if not glass.yes:
             raise NotDone("the swap was not approved: look at the plan, then say who approves it with --yes NAME")
         return glass.yes
-    form: Any = Approval.with_initial_data(description=hide(question), plan=digest)
+    seal = digest[:SEAL_LETTERS]
+    shown: Any = Field(default=seal, title="Plan", description=LEAVE_IT)  # a bare value would lose the description
+    form: Any = Approval.with_initial_data(description=hide(question), plan=shown)
     answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
     if answer.database != database:
         raise NotDone(f"the approval names {answer.database!r}, the live database is {database!r}: nothing was changed")
-    if answer.plan != digest:
+    if answer.plan != seal:
         raise NotDone("the world changed between the plan and its approval: nothing was changed; look at the new plan")
     return answer.approved_by
 

@@ -86,6 +86,7 @@ class Database(_Section):
     name: Word
     provider: Literal["postgres", "railway", "supabase"] = "postgres"
     exclude_schemas: tuple[Word, ...] = ()  # patterns; schemas are left out by name, never chosen
+    provider_schemas: tuple[Word, ...] = ()  # left out too, but may match nothing: what a provider may or may not have
     exclude_data: tuple[Word, ...] = ()  # patterns of schema.table: the table is kept, its rows are not
     lock_wait: Duration = timedelta(seconds=60)
     snapshot_limit: Duration = timedelta(hours=6)  # a backup that lasts longer holds back vacuum: it is ended

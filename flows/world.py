@@ -99,7 +99,7 @@ def _keys(signing: str) -> Callable[[Stage, Environment], Block]:
         return BackupKeys(
             recipients=env["BACKUP_RECIPIENTS"].split(","),
             verifying_keys=env["BACKUP_VERIFYING_KEYS"].split(","),
-            signing_key=SecretStr(env[signing]),
+            signing_key=SecretStr(env[signing]) if env.get(signing) else None,
         )
 
     return build
@@ -114,7 +114,7 @@ PARTS = (
     Part("", BackupStore, AWS, _store("")),
     Part("reading", BackupStore, tuple(f"READING_{name}" for name in AWS), _store("READING_"), optional=True),
     Part("pruning", BackupStore, tuple(f"PRUNING_{name}" for name in AWS), _store("PRUNING_"), optional=True),
-    Part("", BackupKeys, (*PUBLIC_KEYS, "BACKUP_SIGNING_KEY"), _keys("BACKUP_SIGNING_KEY")),
+    Part("", BackupKeys, PUBLIC_KEYS, _keys("BACKUP_SIGNING_KEY")),  # without it: reads and restores, signs nothing
     Part("proof", BackupKeys, (*PUBLIC_KEYS, "PROOF_SIGNING_KEY"), _keys("PROOF_SIGNING_KEY")),
     Part(
         "",
@@ -287,7 +287,9 @@ class World:
                 f"no {kind.__name__} block {name!r} on the Prefect server: set {', '.join(needs)} and run"
                 f" python -m deployments apply --stage {self.stage.name}"
             )
-        return Missing(f"the {kind.__name__} of {name} needs the environment variables {', '.join(needs)}")
+        unset = [each for each in needs if not self._environ.get(each)]
+        alone = "; a backup and a restore also run --alone" if role == "ledger" else ""
+        return Missing(f"the {kind.__name__} of {name} needs {', '.join(unset)} in the environment{alone}")
 
     def _pinned(self, keys: BackupKeys) -> BackupKeys:
         pinned = self.stage.pinned_keys

@@ -268,9 +268,10 @@ def _refuse_tampered(stage: LocalStage, backup: Backup) -> str:
         text=True,
         check=False,
     )
-    if done.returncode == 0:
-        raise NotDone("a tampered copy was restored: that must never happen")
-    return f"refused: {done.stderr.strip().splitlines()[-1]}"
+    sentence = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "nothing was said"
+    if done.returncode == 0 or "is not what was written" not in sentence:
+        raise NotDone(f"the tampered copy was not refused for what it is: {sentence}")
+    return f"refused: {sentence}"
 
 
 def _copy_with_a_flipped_bit(place: S3Place, copy: S3Place, folder: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from blocks.errors import Unreachable
 
+CHILDREN: list["subprocess.Popen[bytes]"] = []  # kept, as they are to outlive who started them
 STOP_SECONDS = 15.0
 LOOK_SECONDS = 0.05
 
@@ -45,6 +46,7 @@ class Running:
                 start_new_session=True,
                 preexec_fn=_restore_interrupt,  # noqa: PLW1509 - one system call, no lock is taken
             )
+        CHILDREN.append(process)
         self._paper.write_text(json.dumps({"pid": process.pid, "started": _start_time(process.pid)}))
 
     def alive(self) -> bool:

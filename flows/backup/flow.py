@@ -22,7 +22,7 @@ def backup(stage: str, kind: Kind = "on-demand", dry_run: bool = False) -> str:
     people.report("backup-plan", plan.markdown, plan.sentence)
     if dry_run:
         return plan.sentence
-    tasks.insist(plan)
+    tasks.insist(plan, world.keys)
     with tasks.failure_recorded(world, plan):
         taken = tasks.take(world.database, world.store, world.keys, world.stage, plan)
         kept = tasks.keep(world, taken)

@@ -65,10 +65,12 @@ def make_plan(world: World, kind: Kind, seen: Survey) -> BackupPlan:
     return plan_backup(world.stage, kind, asdict(seen), _remembered(world))
 
 
-def insist(plan: BackupPlan) -> None:
-    """Stop here when the plan says that something stands in the way."""
+def insist(plan: BackupPlan, keys: BackupKeys) -> None:
+    """Stop here when the plan says that something stands in the way, or nothing here could sign the manifest."""
     if plan.refusals:
         raise NotDone(f"no backup of {plan.database} was begun: {'; '.join(plan.refusals)}")
+    if keys.signing_key is None:
+        raise NotDone(f"no backup of {plan.database} was begun: the backup keys here hold no signing key")
 
 
 @effect(name="dump", task_run_name="dump {plan.database}", retries=0)

@@ -27,10 +27,12 @@ WAITS = "another reconcile is at work: this one waits"
 
 @effect(name="record what the ledger missed", retries=0)
 def record_strays(world: World) -> str:
-    """Backups and proofs that are in the bucket and not in the ledger: a process died between the two."""
+    """Backups and proofs that only the bucket knows, as a process died in between; and what the ledger may forget."""
     try:
         bucket = read_bucket(world.reading, world.keys, world.stage)
-        return f"{count(record_in_ledger(world, bucket), 'record')} found in the bucket and recorded"
+        recorded = record_in_ledger(world, bucket)
+        people.say(world.ledger.sweep())
+        return f"{count(recorded, 'record')} found in the bucket and recorded"
     except BlockError as silent:
         people.say(f"the bucket could not be compared with the ledger: {silent}")
         return "the bucket was not compared"

@@ -21,7 +21,7 @@ def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str 
         dry_run: show the plan and stop
     """
     world, run = World.of(stage), people.run_key()
-    chosen = tasks.find(world, which)
+    chosen = tasks.find(world, which, run)
     plan = tasks.make_plan(world, chosen, into=into, swap=swap, key=run)
     people.rename_run(plan.sentence)
     people.report("restore-plan", plan.markdown, plan.sentence)
@@ -32,7 +32,7 @@ def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str 
     world.carry_out(bring_back, plan, key=key, look=partial(again, into=into, swap=swap, key=run))
     if not swap:
         return tasks.report(plan, f"{plan.backup} is restored as {plan.new} on {plan.server}, every table compared")
-    approved_by = people.approve(plan.markdown, database=swap, digest=plan.digest())
+    approved_by = people.approve(plan.question, database=swap, digest=plan.digest())
     dressed = tasks.dress(world, plan)
     world.carry_out(swap_in, swap_plan(plan, approved_by), key=f"{run}/swap", approved_by=approved_by)
     return tasks.report(plan, f"{plan.backup} is live as {swap}; the old one is kept, closed, as {plan.old}", dressed)

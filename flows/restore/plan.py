@@ -95,9 +95,20 @@ class RestorePlan(Plan):
         return f"restore {self.backup} into {self.new}{swap}"
 
     @property
+    def question(self) -> str:
+        """What a person approves; short, as Prefect's form leaves ten lines for it."""
+        what = (
+            f"**{self.swap}** is renamed to **{self.old}** and stays, closed; **{self.new}** is renamed to"
+            f" **{self.swap}**. That is backup {self.backup}, {self.grade}, with {count(self.rows, 'row')}: whatever was"
+            f" written after {self.kept_until} is missing in it."
+        )
+        return "\n".join([what, "", *(f"- {line}" for line in self.warnings)]).strip()
+
+    @property
     def markdown(self) -> str:
         """The plan as a page."""
-        length = f"{duration(self.seconds_low)} to {duration(self.seconds_high)}"
+        low, high = duration(self.seconds_low), duration(self.seconds_high)
+        length = low if low == high else f"{low} to {high}"
         what = f"{count(self.tables, 'table')}, {count(self.rows, 'row')}, {size(self.size_bytes)}"
         facts = [
             ("backup", self.backup),
@@ -144,7 +155,7 @@ def plan_restore(chosen: Chosen, names: Names, target: Target, rates: Sequence[f
         facts=manifest.database.model_dump(),
         database=manifest.database.name,
         kept_until=moment(manifest.snapshot.time),
-        grade=f"{grade[0]} ({grade[1]})",
+        grade=grade[1] if grade[1].startswith(grade[0]) else f"{grade[0]} ({grade[1]})",
         server=target.server,
         new=names.new,
         swap=names.swap,

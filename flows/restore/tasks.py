@@ -16,16 +16,20 @@ from flows.catalogue.choose import LATEST_PROVEN, choose
 from flows.catalogue.manifest import Manifest
 from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, opened_by, read_bucket, read_one
 from flows.effect import NotDone, effect
+from flows.ledger import Entry
 from flows.records import Proof
 from flows.restore.plan import Chosen, Names, RestorePlan, Target, plan_restore
 from flows.words import count, listed, size
 from flows.world import World
 
 
-def find(world: World, which: str) -> Chosen:
-    """The backup that `which` means, believed and graded; NotDone in one sentence when there is none."""
+def find(world: World, which: str, run: str) -> Chosen:
+    """The backup that `which` means, believed and graded; NotDone in one sentence when there is none.
+
+    A run that was suspended for its approval starts again: it means the backup that it restored, not a newer one.
+    """
     bucket = read_bucket(world.reading, world.keys, world.stage)
-    choice = choose(which, graded_with_memory(world, bucket))
+    choice = choose(_restored_already(world, run) or which, graded_with_memory(world, bucket))
     if choice.backup is None:
         doubtful = [f"{each.id}: {each.trouble}" for each in bucket.unreadable if which in {each.id, LATEST_PROVEN}]
         doubts = f"; not believable is {listed(doubtful)}" if doubtful else ""
@@ -185,17 +189,25 @@ def _rates(world: World) -> list[float]:
         return []
 
 
-def _known_as_ours(world: World, key: str, backup: str) -> str | None:
-    """The mark that this very restore left, when it is settled already: a run that was suspended starts again."""
+def _restored_already(world: World, run: str) -> str | None:
+    """The backup that this very run restored before it was suspended for its approval."""
+    done = _settled_of(world, run)
+    return done[0].key.rpartition("/")[2] if done else None
+
+
+def _known_as_ours(world: World, run: str, backup: str) -> str | None:
+    """The mark that this very run left on its new database."""
     from flows.restore.steps import mark_of
 
-    try:
-        done = [
-            each for each in world.ledger.history(200) if each.key == restore_key(key, backup) and each.state == "done"
-        ]
-    except (Unreachable, Missing):
-        return None
+    done = [each for each in _settled_of(world, run) if each.key == restore_key(run, backup)]
     return mark_of(backup, done[0].id) if done else None
+
+
+def _settled_of(world: World, run: str) -> list[Entry]:
+    try:
+        return [e for e in world.ledger.history(200) if e.key.startswith(restore_key(run, "")) and e.state == "done"]
+    except (Unreachable, Missing):
+        return []
 
 
 def _shown(bar: people.Progress, what: str, base: float) -> Callable[[Progress], None]:

@@ -60,8 +60,8 @@ def line_of(start: str) -> int:
 @pytest.mark.parametrize(
     ("before", "after", "line", "sentence"),
     [
-        ("exclude_schemas =", "exclude_shemas =", "exclude_schemas",
-         "[database] exclude_shemas is not known; did you mean exclude_schemas?"),
+        ("exclude_data =", "exclude_dat =", "exclude_data",
+         "[database] exclude_dat is not known; did you mean exclude_data?"),
         ('"60s"', "60", "lock_wait",
          '[database] lock_wait wants a duration such as "30s", "5m", "48h" or "7d", found 60'),
         ('"60s"', '"a minute"', "lock_wait",
