@@ -99,8 +99,8 @@ class RestorePlan(Plan):
         """What a person approves; short, as Prefect's form leaves ten lines for it."""
         what = (
             f"**{self.swap}** is renamed to **{self.old}** and stays, closed; **{self.new}** is renamed to"
-            f" **{self.swap}**. That is backup {self.backup}, {self.grade}, with {count(self.rows, 'row')}: whatever was"
-            f" written after {self.kept_until} is missing in it."
+            f" **{self.swap}**. It holds backup {self.backup}, {self.grade}, {count(self.rows, 'row')}: what was"
+            f" written after {self.kept_until} is missing."
         )
         return "\n".join([what, "", *(f"- {line}" for line in self.warnings)]).strip()
 
@@ -133,6 +133,11 @@ def new_name(database: str, backup: str, key: str, word: str = "restore") -> str
     mark = base64.b32encode(hashlib.sha256(f"{backup} {key}".encode()).digest()).decode().lower()[:6]
     tail = f"_{word}_{mark}"
     return _cut(database, NAME_BYTES - len(tail)) + tail
+
+
+def mark_of(backup: str, operation: int | None) -> str:
+    """The comment on a whole restored database."""
+    return f"shipkeeper: restored {backup}, verified" + (f", operation {operation}" if operation else "")
 
 
 def plan_restore(chosen: Chosen, names: Names, target: Target, rates: Sequence[float]) -> RestorePlan:

@@ -35,10 +35,14 @@ def show(world: World, seen: Seen) -> str:
     """The page, and the sentence; NotDone when the promise is broken."""
     now = datetime.now(UTC)
     verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=now)
-    lines = [f"# {world.stage.name}: {verdict.reason}", *(f"- {fact}" for fact in verdict.evidence)]
-    lines += ["", f"## {count(len(seen.open), 'open operation')}", *(f"- {entry}" for entry in seen.open)]
-    lines += ["", f"- {_next_to_go(world, seen, now)}"]
-    people.report("status", "\n".join(lines), verdict.reason)
+    facts = [*verdict.evidence, _next_to_go(world, seen, now)]
+    page = [
+        f"# {world.stage.name}: {'all is well' if verdict.go else verdict.reason}",
+        "\n".join(f"- {fact}" for fact in facts),
+        f"## {count(len(seen.open), 'open operation')}",
+        "\n".join(f"- {entry}" for entry in seen.open),
+    ]
+    people.report("status", "\n\n".join(page), verdict.reason)
     if not verdict.go:
         raise NotDone(verdict.reason)
     return verdict.reason
