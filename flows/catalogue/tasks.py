@@ -56,6 +56,13 @@ class Found:
         """The record of it; None where the manifest can't be believed."""
         return record_of(self.manifest, self.manifest_sha256) if self.manifest else None
 
+    @property
+    def believed(self) -> Manifest:
+        """Its manifest; Refused, saying why, where that can't be believed."""
+        if self.manifest is None:
+            raise Refused(f"backup {self.id} can't be believed: {self.trouble}")
+        return self.manifest
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -164,7 +171,7 @@ class Reader:
 @effect(name="look at objects", task_run_name="look at {found.id} in the store")
 def look_at_objects(store: BackupStore, found: Found) -> int:
     """Rung 0: every object is there, of the size and with the checksums that the manifest names; how many they are."""
-    objects, manifest = store.objects(), _believed(found)
+    objects, manifest = store.objects(), found.believed
     for each in manifest.objects:
         parts = tuple(Part(part.bytes, part.sha256) for part in each.parts)
         there = objects.head(found.folder + each.key, parts)
@@ -181,7 +188,7 @@ def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tool
 
     Returns the stored bytes that were read.
     """
-    objects, manifest = store.objects(), _believed(found)
+    objects, manifest = store.objects(), found.believed
     for each in manifest.objects:
         source = objects.read(found.folder + each.key)
         if each.role == "schema":
@@ -237,12 +244,6 @@ def _list_archive(source: Iterator[bytes], identities: Sequence[str], sha256: st
             unpack(source, pipe.write if pipe else lambda _: None, identities, sha256=sha256)
         if process.wait():
             raise Garbled(f"pg_restore {tools.major} can't read the list of the schema's archive")
-
-
-def _believed(found: Found) -> Manifest:
-    if found.manifest is None:
-        raise Refused(f"backup {found.id} can't be believed: {found.trouble}")
-    return found.manifest
 
 
 def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:

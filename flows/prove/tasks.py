@@ -44,7 +44,7 @@ def choose(world: World, which: str) -> Found | None:
 
 def prove_it(world: World, found: Found) -> ProofPaper:
     """Restore into a scratch and compare; the paper of what came of it."""
-    manifest, started, clock = _manifest(found), datetime.now(UTC), time.monotonic()
+    manifest, started, clock = found.believed, datetime.now(UTC), time.monotonic()
     identities = opened_by(world, manifest)
     try:
         with _scratch(world, manifest) as (address, version):
@@ -118,7 +118,7 @@ def follow_up(world: World, paper: ProofPaper, sentence: str) -> str:
 
 
 def _restored(world: World, found: Found, address: Address, identities: list[str]) -> Outcome:
-    manifest = _manifest(found)
+    manifest = found.believed
     facts = databases.facts(address)
     lacks = [f"extension {each.name}" for each in manifest.extensions if each.name not in facts.extensions]
     if lacks:
@@ -160,9 +160,3 @@ def _scratch(world: World, manifest: Manifest) -> Generator[tuple[Address, str]]
 def _version(address: Address) -> str:
     major, minor = divmod(databases.facts(address).version_num, 10000)
     return f"{major}.{minor}"
-
-
-def _manifest(found: Found) -> Manifest:
-    if found.manifest is None:
-        raise NotDone(f"backup {found.id} can't be believed: {found.trouble}")
-    return found.manifest

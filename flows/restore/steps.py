@@ -7,7 +7,7 @@ it begins and goes only forward: renaming back later would lose what was written
 from flows.effect import NotDone
 from flows.ledger import Operation, steps
 from flows.records import Plan
-from flows.restore.plan import RestorePlan
+from flows.restore.plan import RestorePlan, mark_of
 from flows.restore.settings import Live, Mark, NewDatabase, Open
 from flows.restore.tasks import fill
 
@@ -51,8 +51,3 @@ def swap_plan(plan: RestorePlan, approved_by: str) -> SwapPlan:
         stage=plan.stage, server=plan.server_block, backup=plan.backup, approved_by=approved_by,
         live=plan.swap, new=plan.new, old=plan.old,
     )  # fmt: skip
-
-
-def mark_of(backup: str, operation: int | None) -> str:
-    """The comment on a whole restored database."""
-    return f"shipkeeper: restored {backup}, verified" + (f", operation {operation}" if operation else "")

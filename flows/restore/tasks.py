@@ -18,7 +18,7 @@ from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, op
 from flows.effect import NotDone, effect
 from flows.ledger import Entry
 from flows.records import Proof
-from flows.restore.plan import Chosen, Names, RestorePlan, Target, plan_restore
+from flows.restore.plan import Chosen, Names, RestorePlan, Target, mark_of, plan_restore
 from flows.words import count, listed, size
 from flows.world import World
 
@@ -38,8 +38,8 @@ def find(world: World, which: str, run: str) -> Chosen:
     chosen = choice.backup
     found = next(each for each in bucket.found if each.id == chosen.id)
     look_at_objects(world.reading, found)
-    opened_by(world, _believed(found))
-    return Chosen(_believed(found), found.manifest_sha256, found.folder, (chosen.grade, chosen.reason))
+    opened_by(world, found.believed)
+    return Chosen(found.believed, found.manifest_sha256, found.folder, (chosen.grade, chosen.reason))
 
 
 @effect(name="look at the target")
@@ -96,7 +96,7 @@ def fill(world: World, plan: RestorePlan, still: Callable[[], None], application
     found = read_one(world.reading, world.keys, world.stage, plan.backup)
     if found.manifest_sha256 != plan.manifest_sha256:
         raise Garbled(f"the manifest of {plan.backup} is not the one of the plan: somebody replaced it")
-    manifest = _believed(found)
+    manifest = found.believed
     server = world.server(plan.server_block) if plan.server_block else world.database
     address = server.address().at(plan.new)
     with address.at(databases.MAINTENANCE).connect() as connection:
@@ -148,7 +148,7 @@ def load_and_compare(  # noqa: PLR0913, PLR0917 - what a crew needs, handed on o
     amcheck: bool = False,
 ) -> tuple[Loaded, Compared]:
     """Fill an empty database of ours and read every table back."""
-    contents = Contents.of(_believed(found).model_dump(mode="json", by_alias=True))
+    contents = Contents.of(found.believed.model_dump(mode="json", by_alias=True))
     bar = people.Progress("restore-progress", f"Loading {found.id} into {address.database}")
     crew = crew_for(
         address, contents, store.place(), found.folder, identities,
@@ -197,8 +197,6 @@ def _restored_already(world: World, run: str) -> str | None:
 
 def _known_as_ours(world: World, run: str, backup: str) -> str | None:
     """The mark that this very run left on its new database."""
-    from flows.restore.steps import mark_of
-
     done = [each for each in _settled_of(world, run) if each.key == restore_key(run, backup)]
     return mark_of(backup, done[0].id) if done else None
 
@@ -217,9 +215,3 @@ def _shown(bar: people.Progress, what: str, base: float) -> Callable[[Progress],
         bar.show(min(base + share / 2, 0.99), f"{size(now.plain_bytes)} {what}, {done}, {size(now.bytes_per_s)}/s")
 
     return show
-
-
-def _believed(found: Found) -> Manifest:
-    if found.manifest is None:
-        raise NotDone(f"backup {found.id} can't be believed: {found.trouble}")
-    return found.manifest
