@@ -39,8 +39,12 @@ class BackupPlan(Plan):
 
     @property
     def markdown(self) -> str:
-        """The plan as a page."""
-        rows = [f"# Plan: {self.sentence}"]
+        """The plan as a page; its sentence is shown above it."""
+        what = f"{count(self.tables, 'table')}, {size(self.size_bytes)} on {self.server}"
+        length = duration(self.expected_seconds) if self.expected_seconds else "not known before the first one"
+        facts = [("database", self.database), ("kind", self.kind), ("it holds", what), ("takes about", length)]
+        table = [f"| {name} | {value} |" for name, value in facts]
+        rows = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table])]
         for title, lines in (
             ("Stands in the way", self.refusals),
             ("Worth knowing", self.warnings),

@@ -27,6 +27,7 @@ def report_page(
     parts = [
         f"# {kept.id}",
         f"A {plan.kind} backup of **{plan.database}** on {plan.server}, state of {moment(manifest.snapshot.time)}.",
+        bars([(f"{b.id}: {size(b.stored_bytes)}", b.stored_bytes) for b in trend], title=_title(trend)),
         "\n".join(
             (
                 "| what | amount |",
@@ -40,7 +41,6 @@ def report_page(
                 f"| stays at least until | {moment(kept.at + _window(plan.kind, retention))} |",
             )
         ),
-        bars([(f"{b.id}: {size(b.stored_bytes)}", b.stored_bytes) for b in trend], title=_title(trend)),
     ]
     if manifest.excluded or manifest.left_out:
         parts += ["## Not in it", "\n".join(f"- {line}" for line in (*plan.excluded, *manifest.left_out))]
@@ -53,8 +53,9 @@ def _title(trend: Sequence[Backup]) -> str:
     if len(trend) == 1:
         return f"Stored: {size(trend[-1].stored_bytes)}, the first one"
     before, now = trend[-2].stored_bytes, trend[-1].stored_bytes
-    change = f", {(now - before) / before:+.0%} against the one before" if before else ""
-    return f"Stored: {size(now)}{change} (the last {len(trend)}, this one at the right)"
+    percent = round(100 * (now - before) / before) if before else 0
+    change = f"{percent:+d} % against the one before" if percent else "like the one before"
+    return f"Stored: {size(now)}, {change} (the last {len(trend)}, this one at the right)"
 
 
 def _window(kind: Kind, retention: Retention) -> timedelta:

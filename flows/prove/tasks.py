@@ -97,7 +97,7 @@ def report(paper: ProofPaper, manifest: Manifest) -> str:
         sentence += f": {first.what}: wanted {first.wanted}, found {first.found}"
     took = [f"| {step} | {duration(length)} |" for step, length in paper.seconds.model_dump().items() if length]
     parts = [
-        f"# {sentence}",
+        f"# {paper.verdict.capitalize()}",
         f"Restored into Postgres {paper.server_version}; the paper is signed with key {paper.prover}.",
         *(["\n".join(["| step | took |", "| --- | --- |", *took])] if took else []),
     ]

@@ -106,7 +106,7 @@ class RestorePlan(Plan):
 
     @property
     def markdown(self) -> str:
-        """The plan as a page."""
+        """The plan as a page; its sentence is shown above it."""
         low, high = duration(self.seconds_low), duration(self.seconds_high)
         length = low if low == high else f"{low} to {high}"
         what = f"{count(self.tables, 'table')}, {count(self.rows, 'row')}, {size(self.size_bytes)}"
@@ -121,7 +121,7 @@ class RestorePlan(Plan):
         if self.swap:
             facts += [("then, once approved,", f"{self.swap} is renamed to {self.old}, {self.new} to {self.swap}")]
         table = [f"| {name} | {value} |" for name, value in facts]
-        parts = [f"# Plan: {self.sentence}", "\n".join(["| what | |", "| --- | --- |", *table])]
+        parts = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table])]
         for title, lines in (("Stands in the way", self.refusals), ("Worth knowing", self.warnings)):
             if lines:
                 parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]

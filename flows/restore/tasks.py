@@ -120,7 +120,7 @@ def dress(world: World, plan: RestorePlan) -> list[str]:
 def report(plan: RestorePlan, sentence: str, dressed: Sequence[str] = ()) -> str:
     """Show how it ended; returns the sentence."""
     parts = [
-        f"# {sentence}",
+        "# Restored and swapped in" if plan.swap else "# Restored",
         f"State of {plan.kept_until}: {count(plan.tables, 'table')}, {count(plan.rows, 'row')}, all compared.",
     ]
     if dressed:
