@@ -1,4 +1,4 @@
-"""What can go wrong with a system outside: the adapter says whether asking again can help, the caller decides how often.
+"""What can go wrong with a system outside: the adapter says whether asking again can help, the caller how often.
 
 BlockError
 ├── Unreachable   nothing answered, or the answer broke off: asking again may help
@@ -6,7 +6,8 @@ BlockError
 ├── Missing       what was named is not there
 └── Garbled       an answer, or stored bytes, are not what they must be
 
-Each message is one sentence: what was wanted, what was found, what to do next. It never holds a secret, nor a foreign body.
+Each message is one sentence: what was wanted, what was found, what to do next. It never holds a secret, nor a body of
+somebody else's.
 """
 
 

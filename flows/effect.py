@@ -37,11 +37,11 @@ DELAYS_SECONDS = (1.0, 2.0, 4.0)
 LOG = logging.getLogger("flows")
 
 
-class NotDone(Exception):  # noqa: N818 - it is a sentence for people, not a defect
+class NotDone(Exception):
     """What was asked for was not done; the message is the one sentence that says why and what to do."""
 
 
-class Hidden(Exception):  # noqa: N818 - stands for another exception
+class Hidden(Exception):
     """Stands for a foreign exception whose own text or fields may hold a secret."""
 
 
