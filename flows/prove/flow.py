@@ -19,7 +19,6 @@ def prove(stage: str, which: str = tasks.NEWEST_UNPROVEN) -> str:
     if found is None or found.manifest is None:
         return "nothing to prove: every backup in the bucket is judged"
     people.rename_run(f"prove {found.id}")
-    paper = tasks.prove_it(world, found)
-    tasks.keep(world, found, paper)
+    paper = tasks.keep(world, found, tasks.prove_it(world, found))
     sentence = tasks.report(paper, found.manifest)
     return tasks.follow_up(world, paper, sentence)

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from blocks.errors import Garbled, Missing, Refused
 from blocks.postgres import databases
@@ -54,7 +54,7 @@ def prove_it(world: World, found: Found) -> ProofPaper:
     people.say(f"{found.id}: {outcome.verdict} after {duration(time.monotonic() - clock)}")
     finished = datetime.now(UTC)
     return ProofPaper(
-        id=proof_key(finished).removesuffix(".json"),
+        id=proof_id(finished),
         backup=found.id,
         manifest_sha256=found.manifest_sha256,
         verdict=outcome.verdict,
@@ -70,17 +70,26 @@ def prove_it(world: World, found: Found) -> ProofPaper:
 
 
 @effect(name="keep the proof", task_run_name="keep the proof of {paper.backup}")
-def keep(world: World, found: Found, paper: ProofPaper) -> None:
-    """Sign the paper, put it beside the manifest, remember it."""
-    text, objects = paper.text(), world.reading.objects()
-    key = f"{found.folder}{paper.id}.json"
-    objects.put(signature_of(key), world.proof_keys.sign(text))
+def keep(world: World, found: Found, paper: ProofPaper) -> ProofPaper:
+    """Put the paper beside the manifest, sign it, remember it. Of two proofs that end in one second one is dated on.
+
+    The paper goes first, as its condition says whose the name is; until it is signed nobody believes it.
+    """
+    objects, text, key = world.reading.objects(), paper.text(), f"{found.folder}{paper.id}.json"
     try:
         objects.put(key, text, only_if_absent=True)
-    except Refused:  # asked again after a lost answer it lies there already
-        if objects.get(key) != text:
-            raise
+    except Refused:
+        if objects.get(key) != text:  # another's, and not ours whose answer was lost
+            later = paper.finished + timedelta(seconds=1)
+            return keep.fn(world, found, paper.model_copy(update={"id": proof_id(later), "finished": later}))
+    objects.put(signature_of(key), world.proof_keys.sign(text))
     world.remember(paper.record())
+    return paper
+
+
+def proof_id(finished: datetime) -> str:
+    """A proof's name, from the second in which it ended."""
+    return proof_key(finished).removesuffix(".json")
 
 
 def report(paper: ProofPaper, manifest: Manifest) -> str:
