@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from blocks.errors import Garbled, Missing, Refused, Unreachable
+from blocks.errors import BlockError, Garbled, Missing, Refused
 from blocks.keys import BackupKeys
 from blocks.postgres.tools import Tools, tools_for
 from blocks.storage.block import BackupStore
@@ -253,7 +253,7 @@ def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:
     """
     try:
         remembered = {each.id: each for each in world.ledger.backups()}
-    except (Unreachable, Missing):
+    except BlockError:
         remembered = {}
     asked = {name: each.proof_asked_at for name, each in remembered.items()}
     backups = [each.model_copy(update={"proof_asked_at": asked.get(each.id)}) for each in bucket.backups]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from blocks.errors import Garbled, Missing, Unreachable
+from blocks.errors import BlockError, Garbled
 from blocks.postgres import databases
 from blocks.postgres.address import Address
 from blocks.postgres.contents import Contents
@@ -185,7 +185,7 @@ def _rates(world: World) -> list[float]:
     try:
         sizes = {each.id: each.stored_bytes for each in world.ledger.backups()}
         return proof_rates(world.ledger.proofs(), sizes)
-    except (Unreachable, Missing):
+    except BlockError:
         return []
 
 
@@ -204,7 +204,7 @@ def _known_as_ours(world: World, run: str, backup: str) -> str | None:
 def _settled_of(world: World, run: str) -> list[Entry]:
     try:
         return [e for e in world.ledger.history(200) if e.key.startswith(restore_key(run, "")) and e.state == "done"]
-    except (Unreachable, Missing):
+    except BlockError:
         return []
 
 
