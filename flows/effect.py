@@ -23,7 +23,7 @@ from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import FailedRun, PrefectException
+from prefect.exceptions import FailedRun, ParameterTypeError, PrefectException
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
@@ -107,7 +107,12 @@ class Procedure(Flow[P, R]):
         if not plain():
             return cast("Any", super()).__call__(*args, **kwargs)
         given = dict(inspect.signature(self.fn).bind(*args, **kwargs).arguments)
-        return self.fn(**self.validate_parameters(given))  # type: ignore[call-arg]
+        try:
+            checked = self.validate_parameters(given)
+        except ParameterTypeError as error:
+            wrong = "; ".join(line.strip(" -") for line in str(error).splitlines()[1:])
+            raise NotDone(f"{self.name} was not begun: {hide(wrong)}") from None
+        return self.fn(**checked)  # type: ignore[call-arg]
 
 
 @overload
