@@ -1,0 +1,189 @@
+"""backup when things are missing, die or fall silent: a good backup or none, and one plain sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from flows.backup.flow import backup
+from flows.backup.settings import SignedManifest
+from flows.effect import NotDone
+from flows.ledger import Unheard, operation
+from flows.reconcile.tasks import record_strays
+from flows.world import World
+from tests.parts.deaths import reconcile
+from tests.parts.scene import Scene, alive, children, url_of
+from tests.parts.wire import Wire
+
+NOBODY = "postgresql://nobody@127.0.0.1:9/none"
+ROOT = Path(__file__).parents[2]
+
+
+def complete(stage: Scene) -> list[str]:
+    """The ids of the complete ones, by the ledger."""
+    return sorted(each.id for each in stage.world.ledger.backups() if each.state == "complete")
+
+
+def listed(stage: Scene) -> list[str]:
+    """The ids of those that the bucket has, each of them believable."""
+    assert not stage.bucket.unreadable
+    return sorted(each.id for each in stage.bucket.backups)
+
+
+def stored(scene: Scene) -> set[str]:
+    """The folders of backups that have a manifest."""
+    return {entry.key.rpartition("/")[0] for entry in scene.objects.list() if entry.key.endswith("manifest.json")}
+
+
+def refused(scene: Scene, **given: object) -> str:
+    """The one sentence that a backup ends with, that stored nothing."""
+    before = stored(scene)
+    with pytest.raises(NotDone) as error:
+        backup(**({"stage": "test"} | given))  # type: ignore[arg-type]
+    assert stored(scene) == before
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert "canary" not in sentence
+    return sentence
+
+
+def test_two_at_once_are_two_good_backups(stage: Scene) -> None:
+    said: list[str] = []
+    threads = [threading.Thread(target=lambda: said.append(backup("test", "daily"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([text for text in said if "500 rows of 1 table" in text]) == 2
+    assert complete(stage) == listed(stage)
+    assert not stage.world.ledger.open()
+
+
+def test_bad_input_is_one_sentence_and_nothing_is_stored(stage: Scene) -> None:
+    assert "no stage 'tset': known are test" in refused(stage, stage="tset")
+    stage.toml("lock_wait", "lock_wiat")
+    try:
+        sentence = refused(stage)
+    finally:
+        stage.toml()
+    assert "test.toml" in sentence
+    assert "lock_wiat" in sentence
+    assert "lock_wait" in sentence
+    assert "kind" in refused(stage, kind="hourly")
+
+
+def test_a_table_that_may_not_be_read_is_named(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stage.database.connect() as connection:
+        for command in (
+            "create role reader_of_some login password 'reader-canary'",
+            "create table public.hidden (id int)",
+            "grant select on public.users, public.users_id_seq to reader_of_some",
+        ):
+            connection.execute(command.encode())
+    monkeypatch.setenv("DATABASE_URL", url_of(replace(stage.database, user="reader_of_some", password="reader-canary")))
+    try:
+        sentence = refused(stage)
+    finally:
+        with stage.database.connect() as connection:
+            for command in ("drop table public.hidden", "drop owned by reader_of_some", "drop role reader_of_some"):
+                connection.execute(command.encode())
+    assert "public.hidden" in sentence
+    assert "grant SELECT" in sentence
+
+
+def test_a_failure_is_remembered_with_its_cause(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-canary-secret")
+    sentence = refused(stage)
+    failed = [each for each in stage.world.ledger.backups() if each.state == "failed"]
+    assert [each.error for each in failed] == [sentence]
+    stage.world.ledger.forget(failed[0].id)
+
+
+def test_without_the_ledger_a_backup_is_good_and_recorded_later(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("flows.people.say", said.append)
+    with monkeypatch.context() as patch:
+        patch.setenv("LEDGER_URL", NOBODY)
+        assert "a before-deploy backup needs the ledger" in refused(stage, kind="before-deploy")
+        assert "500 rows of 1 table" in backup("test", "on-demand")
+    assert [text for text in said if "committed without the ledger" in text]
+    missed = set(listed(stage)) - set(complete(stage))
+    assert len(missed) == 1
+    assert "1 record found in the bucket and recorded" in record_strays.fn(stage.world)
+    assert complete(stage) == listed(stage)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_ledger_that_falls_silent_in_the_commit_costs_nothing(
+    stage: Scene, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whether the manifest was put before the silence or not: one good backup, no failed one, nothing open for ever."""
+    write, before, silent = SignedManifest.write, listed(stage), list[str]()
+    wire = Wire(stage.ledger)
+
+    def silenced(setting: SignedManifest, world: World, want: JsonValue) -> None:
+        if silent or moment == "after":
+            write(setting, world, want)
+        if not silent:
+            silent.append(moment)
+            wire.go_away(3600)
+            if moment == "before":
+                raise Unheard("nothing was put")
+
+    stage.toml('lease = "3s"', 'lease = "1s"')
+    with monkeypatch.context() as patch:
+        patch.setenv("LEDGER_URL", url_of(wire.address))
+        patch.setattr(SignedManifest, "write", silenced)
+        patch.setattr(operation, "in_task", lambda _name, act: act())  # without the retries of a step
+        assert "500 rows of 1 table" in backup("test")
+    stage.toml()
+    wire.close()
+
+    reconcile(stage.world.ledger)
+
+    assert len(listed(stage)) == len(before) + 1
+    record_strays.fn(stage.world)
+    assert complete(stage) == listed(stage)
+    assert not [each for each in stage.world.ledger.backups() if each.state == "failed"]
+
+
+def test_a_run_that_is_killed_takes_its_workers_with_it_and_lists_nothing(stage: Scene) -> None:
+    with stage.database.connect() as connection:
+        connection.execute(
+            "create table public.big as select n, repeat(md5(n::text), 30) as text from generate_series(1, 150000) n"
+        )
+    before = listed(stage)
+    command = [sys.executable, "-m", "deployments", "run", "backup", "--stage", "test"]
+    with subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stderr=subprocess.DEVNULL) as run:
+        below: list[int] = []
+        end = time.monotonic() + 60
+        while not any(map(_is_psql, below)):
+            assert run.poll() is None, "it was over before it could be killed"
+            assert time.monotonic() < end
+            below = [pid for pid in children(run.pid) if alive(pid)]
+            time.sleep(0.01)
+        below = children(run.pid)
+        run.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 10
+    while left := [pid for pid in below if alive(pid)]:
+        assert time.monotonic() < end, f"still there: {left}"
+        time.sleep(0.05)
+    assert listed(stage) == before
+    with stage.database.connect() as connection:
+        connection.execute("drop table public.big")
+    assert "500 rows of 1 table" in backup("test")
+    assert len(listed(stage)) == len(before) + 1
+
+
+def _is_psql(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "psql"
+    except FileNotFoundError:
+        return False

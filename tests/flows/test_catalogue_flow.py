@@ -1,0 +1,79 @@
+"""catalogue and verify: the bucket is the truth, the ledger is made from it again; what is doubtful is said."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows import people
+from flows.backup.flow import backup
+from flows.catalogue.flow import catalogue, verify
+from flows.catalogue.layout import MANIFEST
+from flows.effect import NotDone
+from flows.records import Backup
+from tests.parts.scene import Scene
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def taken(stage: Scene) -> str:
+    backup("test", "daily")
+    return stage.bucket.backups[0].id
+
+
+def as_the_bucket_knows(backups: list[Backup]) -> list[Backup]:
+    """Without what only the run that took them knew."""
+    return [each.model_copy(update={"seconds": {}, "proof_asked_at": None}) for each in backups]
+
+
+def test_a_lost_ledger_is_made_again_from_the_bucket(stage: Scene, taken: str) -> None:
+    proven = stage.again(taken, NOW - timedelta(days=1), verdict="proven")
+    gone = stage.again(taken, NOW - timedelta(days=2))
+    assert "3 records written to the ledger" in catalogue("test", rebuild=True)
+    before = stage.world.ledger.backups(), stage.world.ledger.proofs()
+    with stage.ledger.connect() as connection:
+        connection.execute("drop schema ledger cascade")
+    assert catalogue("test") == "3 backups, 0 not believable"
+    stage.world.ledger.migrate()
+
+    assert catalogue("test", rebuild=True) == "3 backups, 0 not believable; 4 records written to the ledger"
+
+    assert stage.world.ledger.backups() == as_the_bucket_knows(before[0])
+    assert stage.world.ledger.proofs() == before[1]
+    folder = next(each.folder for each in stage.bucket.found if each.id == gone)
+    stage.objects.delete([entry.key for entry in stage.objects.list(folder)])
+    assert "1 backup forgotten that are not in the bucket" in catalogue("test", rebuild=True)
+    assert {each.id for each in stage.world.ledger.backups()} == {taken, proven}
+    assert "0 records written" in catalogue("test", rebuild=True)
+
+
+def test_what_cannot_be_believed_is_shown_with_its_reason(
+    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: dict[str, str] = {}
+    monkeypatch.setattr(people, "report", lambda key, text, _description: pages.setdefault(key, text))
+    folder = next(each.folder for each in stage.bucket.found if each.id == taken)
+    good = stage.objects.get(folder + MANIFEST)
+    stage.objects.put(folder + MANIFEST, good[:-1])
+    stage.objects.put(folder + "strange.txt", b"?")
+    try:
+        assert "1 not believable" in catalogue("test")
+    finally:
+        stage.objects.put(folder + MANIFEST, good)
+        stage.objects.delete([folder + "strange.txt"])
+    assert f"- **not believable**: {taken}: " in pages["catalogue-strays"]
+
+
+def test_verify_climbs_what_is_due_and_blames_no_backup_for_its_host(
+    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RESTORE_IDENTITY_FILE", "/nowhere/identity")
+        with pytest.raises(NotDone, match="/nowhere/identity is not on this host"):
+            verify("test")
+    assert not stage.world.ledger.checks()
+    assert verify("test") == "2 backups verified, all are what was stored"
+    assert {check.rung for check in stage.world.ledger.checks(taken)} == {2}
+    assert verify("test") == "0 backups verified, all are what was stored"
+    with pytest.raises(NotDone, match="no backup 20200101T000000Z-daily-aaaaaa in the bucket"):
+        verify("test", "20200101T000000Z-daily-aaaaaa")
