@@ -122,18 +122,14 @@ def test_a_swap_under_live_clients_renames_both_and_no_old_answer_comes_after_a_
 
 def test_a_swap_that_dies_between_its_renames_renames_nothing(pair: tuple[Address, str, str]) -> None:
     live, new, old = pair
-    rename = databases._rename
-
-    def die_at_the_second(*given: object) -> None:
-        if given[3] == live.database:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(*given)  # type: ignore[arg-type]
-
-    def act() -> None:
-        databases._rename = die_at_the_second
-        databases.swap(live, live=live.database, new=new, old=old, limit_s=10)
-
-    assert fork(act).ended() == DIED
+    waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and query like 'alter database%'"
+    with live.at("postgres").connect(autocommit=False) as blocker:
+        blocker.execute(f"comment on database \"{new}\" is 'held'".encode())  # the second rename waits for this lock
+        swapping = fork(lambda: databases.swap(live, live=live.database, new=new, old=old, limit_s=15))
+        until(lambda: bool(ask(live.at("postgres"), waits)))
+        os.kill(swapping.pid, signal.SIGKILL)
+        assert swapping.ended() == DIED
+        blocker.rollback()
     until(lambda: answers(live) == "old")  # once the server has heard of the death
     assert old not in databases.facts(live).databases
 

@@ -92,7 +92,7 @@ def test_nothing_is_encrypted_to_nobody() -> None:
         stream.pack(iter([b"x"]), Box(), [])
 
 
-@pytest.mark.parametrize("wrong", ["", "age1nonsense", TEAM])
+@pytest.mark.parametrize("wrong", ["", "age1nonsense", TEAM], ids=["nothing", "nonsense", "an identity"])
 def test_a_wrong_recipient_is_refused_without_being_shown(wrong: str) -> None:
     with pytest.raises(Refused) as error:
         stream.pack(iter([b"x"]), Box(), [wrong])
