@@ -51,7 +51,11 @@ def test_what_cannot_be_believed_is_shown_with_its_reason(
     stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: dict[str, str] = {}
-    monkeypatch.setattr(people, "report", lambda key, text, _description: pages.setdefault(key, text))
+
+    def report(key: str, text: str, _description: str) -> None:
+        pages[key] = text
+
+    monkeypatch.setattr(people, "report", report)
     folder = next(each.folder for each in stage.bucket.found if each.id == taken)
     good = stage.objects.get(folder + MANIFEST)
     stage.objects.put(folder + MANIFEST, good[:-1])

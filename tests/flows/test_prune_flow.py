@@ -117,7 +117,11 @@ def test_orphans_are_swept_only_after_their_grace(stage: Scene, monkeypatch: pyt
     assert len(list(stage.objects.list(folder))) == 2
 
     real = S3Objects.now
-    monkeypatch.setattr(S3Objects, "now", lambda objects: real(objects) + timedelta(hours=25))
+
+    def tomorrow(objects: S3Objects) -> datetime:
+        return real(objects) + timedelta(hours=25)
+
+    monkeypatch.setattr(S3Objects, "now", tomorrow)
     assert "1 orphan swept" in prune("test")
     assert not list(stage.objects.list(folder))
     assert ids(stage) == before

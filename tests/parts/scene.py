@@ -20,9 +20,9 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.storage.objects import Objects, S3Place
 from deployments.local.objectstore import ObjectStore
-from flows.catalogue.layout import MANIFEST, proof_key, signature_of
+from flows.catalogue.layout import MANIFEST, home_of, proof_key, signature_of
 from flows.catalogue.manifest import Manifest, ProofPaper, ProofSeconds
-from flows.catalogue.tasks import Bucket, read_bucket
+from flows.catalogue.tasks import Bucket, Found, Reader, read_bucket
 from flows.records import Kind, backup_id
 from flows.stage import Stage
 from flows.world import World
@@ -81,6 +81,26 @@ class Scene:
         world = self.world
         return read_bucket.fn(world.reading, world.keys, world.stage)
 
+    def one(self, backup: str) -> Found | None:
+        """One backup as it lies there; None: it is not listed. Cheaper than the whole bucket."""
+        world = self.world
+        home = home_of(world.stage)
+        inside = [entry.key for entry in self.objects.list(home.of(backup))]
+        if home.of(backup) + MANIFEST not in inside:
+            return None
+        return Reader(self.objects, world.keys, home, self.place.prefix).found(backup, inside)
+
+    def half(self, backup: str) -> list[str]:
+        """What is wrong with a backup that is listed; nothing with one that is whole, or not listed."""
+        found = self.one(backup)
+        if found is None:
+            return []
+        if found.manifest is None:
+            return [f"{backup} is listed and {found.trouble}"]
+        sizes = {entry.key: entry.bytes for entry in self.objects.list(found.folder)}
+        objects = found.manifest.objects
+        return [f"{backup} is listed without {o.key}" for o in objects if sizes.get(found.folder + o.key) != o.bytes]
+
     @staticmethod
     def stages(environ: Mapping[str, str]) -> Path:
         """The folder of the stages' TOML."""
@@ -105,7 +125,8 @@ class Scene:
 
     def again(self, backup: str, at: datetime, kind: Kind = "daily", verdict: str = "") -> str:
         """The same backup once more, as if taken at `at`; with a proof of that verdict. Returns its id."""
-        found = next(each for each in self.bucket.found if each.id == backup)
+        found = self.one(backup)
+        assert found
         assert found.manifest
         made = backup_id(at, kind, secrets.token_hex(3))
         folder = found.folder.replace(backup, made)
