@@ -1,0 +1,241 @@
+"""Flows that succeed and that fail, under a real Prefect server: no secret is anywhere that people or tools look.
+
+Scanned: every table of Prefect's database, logs, the terminal, command lines of every process of the run, temporary
+files, and all that lies in the store. Searched for in the forms that texts carry secrets in.
+"""
+
+import base64
+import json
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from os import getpid
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import prefect.settings
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.logging.configuration import setup_logging
+from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+from psycopg import sql
+
+from blocks.postgres.cluster import Cluster
+from deployments.local.objectstore import ObjectStore
+from flows.backup.flow import backup
+from flows.catalogue.flow import catalogue, prune, verify
+from flows.effect import _guard_logs  # pyright: ignore[reportPrivateUsage] - handlers made anew want their filter
+from flows.prove.flow import prove
+from flows.restore.flow import restore
+from flows.status.flow import status
+from flows.world import wanted_blocks
+from tests.parts.postgres import PASSWORD
+from tests.parts.scene import Scene, children, s3_place, scene, url_of
+
+SETTING = "setting-canary-9f3kq"
+WRONG_PASSWORD = "wrong-canary-password-7x"
+WRONG_SECRET = "wrong-canary-secret-5y"
+
+
+def forms(secret: str) -> set[str]:
+    """The same secret as texts carry it."""
+    return {
+        secret,
+        quote(secret, safe=""),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        secret.replace("'", "''"),
+        base64.b64encode(secret.encode()).decode(),
+        secret.encode().hex(),
+    }
+
+
+@dataclass
+class Watch:
+    """Samples command lines and temporary files of this process and all below it, as long as it is on."""
+
+    temporary: Path
+    seen: set[str] = field(default_factory=set[str])
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        while not self.over.wait(0.02):
+            for pid in [getpid(), *children(getpid())]:
+                self._read(Path(f"/proc/{pid}/cmdline"))
+            for path in self.temporary.rglob("*"):
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            if path.is_file() and "prefect-test.db" not in path.name:
+                self.seen.add(path.read_bytes()[: 1 << 20].decode(errors="replace").replace("\0", " "))
+        except OSError:
+            return  # gone meanwhile
+
+
+@pytest.fixture(scope="module")
+def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Generator[Scene]:
+    with scene(postgres17, s3_place(weed), tmp_path_factory.mktemp("leaks")) as made:
+        with made.database.connect() as connection:
+            connection.execute(
+                sql.SQL("alter database {} set app.secret = {}").format(
+                    sql.Identifier(made.database.database), sql.Literal(SETTING)
+                )
+            )
+        yield made
+
+
+@contextmanager
+def logging_of_flows() -> Generator[None]:
+    """Loggers as a worker's run has them, its logs sent to the server."""
+    extra: dict[Any, Any] = {PREFECT_LOGGING_EXTRA_LOGGERS: "flows,blocks", PREFECT_LOGGING_TO_API_ENABLED: True}
+    with temporary_settings(updates=extra):
+        setup_logging(incremental=False)
+        _guard_logs()
+        yield
+
+
+def save_blocks(stage: Scene, **changed: str) -> None:
+    for wanted in wanted_blocks(stage.world.stage, {**stage.environ, **changed}):
+        if not wanted.missing:
+            wanted.build().save(wanted.name, overwrite=True)
+
+
+def ended(state: State[Any]) -> tuple[str, str]:
+    return str(state.name), str(state.message)
+
+
+def run_all(stage: Scene) -> list[tuple[str, str]]:
+    """Flows that succeed, then flows that fail, each in its own way."""
+    said = [ended(backup("test", "daily", return_state=True)), ended(prove("test", return_state=True))]
+    said += [ended(flow("test", return_state=True)) for flow in (catalogue, verify, prune, status)]
+    live = stage.database.database
+    said += [
+        ended(restore("test", into=f"{live}_back", return_state=True)),
+        ended(restore("test", which="20200101T000000Z-daily-aaaaaa", return_state=True)),
+        ended(restore("test", swap="nowhere", return_state=True)),
+        ended(restore("test", into=live, return_state=True)),
+    ]
+    wrong = url_of(replace(stage.database, password=WRONG_PASSWORD))
+    save_blocks(stage, DATABASE_URL=wrong)
+    said += [ended(backup("test", return_state=True)), ended(restore("test", return_state=True))]
+    save_blocks(stage, AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
+    said += [ended(backup("test", return_state=True)), ended(catalogue("test", return_state=True))]
+    save_blocks(stage, LEDGER_URL=wrong)
+    said += [ended(prune("test", return_state=True)), ended(status("test", return_state=True))]
+    save_blocks(stage, RESTORE_IDENTITY_FILE="/nowhere/identity")
+    return [*said, ended(prove("test", which=stage.bucket.backups[0].id, return_state=True))]
+
+
+def dumped(database: Path) -> dict[str, str]:
+    """Every table of Prefect's database, as text."""
+    with sqlite3.connect(database) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        return {
+            name: "\n".join(
+                " ".join(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in row)
+                for row in connection.execute(f'select * from "{name}"')  # noqa: S608 - its own table names
+            )
+            for name in names
+        }
+
+
+def stored(stage: Scene) -> str:
+    """Everything in the store, sealed or not."""
+    objects = stage.objects
+    return "\n".join(f"{entry.key} {objects.get(entry.key).decode(errors='replace')}" for entry in objects.list())
+
+
+def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
+    stage: Scene,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    watch = Watch(temporary)
+    watching = threading.Thread(target=watch.look)
+    with prefect_test_harness(server_startup_timeout=180), logging_of_flows():
+        url = str(prefect.settings.PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
+        save_blocks(stage)
+        watching.start()
+        try:
+            said = run_all(stage)
+        finally:
+            watch.over.set()
+            watching.join()
+    tables = dumped(Path(url.partition("///")[2]))  # after the harness: it drained the logs on their way
+    out, err = capfd.readouterr()
+    places = {
+        **{f"Prefect's table {name}": text for name, text in tables.items()},
+        "states": repr(said),
+        "terminal": out + err,
+        "command lines and temporary files": "\n".join(watch.seen),
+        "store": stored(stage),
+    }
+
+    secrets = {
+        "database password": PASSWORD,
+        "wrong database password": WRONG_PASSWORD,
+        "signing key": stage.keys.backup_signing_key,
+        "proof signing key": stage.keys.proof_signing_key,
+        "age identity": stage.keys.team_identity,
+        "S3 secret": str(stage.place.secret_key),
+        "wrong S3 secret": WRONG_SECRET,
+        "database setting": SETTING,
+    }
+    leaks = [
+        f"{secret} in {place}"
+        for secret, value in secrets.items()
+        for place, text in places.items()
+        if any(form in text for form in forms(value))
+    ]
+    assert not leaks
+    known = {
+        "Prefect's table flow_run": "daily of",
+        "Prefect's table log": "500 rows",
+        "Prefect's table artifact": "is proven",
+        "Prefect's table flow_run_state": "is proven",
+        "Prefect's table events": "prefect.flow-run.Failed",
+        "Prefect's table block_document": "gAAAA",
+        "store": '"name":"app.secret"',
+        "terminal": "is proven",
+        "command lines and temporary files": "pg_dump",
+    }
+    blind = [place for place, text in known.items() if text not in places[place]]
+    assert not blind, "the scan does not see what is there"
+
+    good, bad = [text for name, text in said if name == "Completed"], [text for name, text in said if name == "Failed"]
+    assert len(good) == 6
+    wanted = (
+        "reconcile has never run: start a worker",
+        "no backup 20200101T000000Z-daily-aaaaaa: 1 are known",
+        "type the live database's name",
+        "exists already on",
+        "password",
+        "password",
+        "",
+        "",
+        "",
+        "",
+        "/nowhere/identity is not on this host",
+    )
+    assert len(bad) == len(wanted), bad
+    for sentence, part in zip(bad, wanted, strict=True):
+        assert part in sentence
+        assert "\n" not in sentence
+        assert "Traceback" not in sentence
+    assert set(bad) <= _messages(url)
+
+
+def _messages(url: str) -> set[str]:
+    with sqlite3.connect(url.partition("///")[2]) as connection:
+        return {str(text) for (text,) in connection.execute("select message from flow_run_state")}
