@@ -95,14 +95,19 @@ class PostgresServer(Block):
             bin_dir=self.bin_dir,
         )
 
+    def direct(self) -> Address:
+        """The address, once it is known that no transaction pooler is behind it: Refused else, before any SET."""
+        address = self.address()
+        with address.open() as probe:
+            refuse_pooler(probe)
+        return address
+
     def check(self) -> str:
         """One sentence: what answers, as whom, with which tools it is dumped, and which rights a backup would lack.
 
         Raises Unreachable, Missing, or Refused: a wrong password, a transaction pooler, no fitting pg_dump.
         """
-        address = self.address()
-        with address.open() as probe:
-            refuse_pooler(probe)
+        address = self.direct()
         with address.connect(statement_timeout_s=self.statement_timeout_s) as connection, said(f"looking at {address}"):
             major = connection.info.server_version // 10000
             tools = tools_for(major, self.bin_dir)

@@ -53,7 +53,7 @@ def look(server: PostgresServer, stage: Stage) -> Survey:
     """What is in the database, and what a backup would stumble over."""
     rules = stage.database
     return survey(
-        server.address(),
+        server.direct(),
         exclude_schemas=rules.exclude_schemas,
         exclude_data=rules.exclude_data,
         provider_schemas=rules.provider_schemas,
