@@ -4,6 +4,8 @@ What writes, what reads and what prunes may be different blocks, each with crede
 """
 
 import contextlib
+import functools
+import os
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
@@ -91,8 +93,8 @@ class BackupStore(Block):
         )
 
     def objects(self) -> Objects:
-        """The open store."""
-        return self.place().open()
+        """The open store, opened once a process: a client of S3 costs more than most of what is asked of it."""
+        return _open(self.place(), os.getpid())
 
     def class_of(self, *, frequent: bool) -> str | None:
         """The storage class for a backup of this kind."""
@@ -106,6 +108,12 @@ class BackupStore(Block):
         {"writer": _try_to_write, "reader": _try_to_read, "pruner": _try_to_delete}[purpose](objects, key)
         where = f"{self.bucket or self.folder}/{self.prefix}".rstrip("/")
         return f"{where} answers and lets the {purpose} do its part{_clock(objects)}"
+
+
+@functools.lru_cache(maxsize=16)
+def _open(place: Place, _process: int) -> Objects:
+    """A fork opens its own: connections are not shared."""
+    return place.open()
 
 
 def _opened_by(credentials: AwsCredentials) -> dict[str, Any]:
