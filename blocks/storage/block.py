@@ -5,6 +5,7 @@ What writes, what reads and what prunes may be different blocks, each with crede
 
 import contextlib
 import functools
+import json
 import os
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from prefect_aws.credentials import AwsCredentials
 from pydantic import Field, model_validator
 
 from blocks.errors import Missing, Refused, Unreachable
-from blocks.storage.objects import DirectoryPlace, Objects, Place, S3Place
+from blocks.storage.objects import DirectoryPlace, Objects, Place, S3Place, place_from_json
 
 Purpose = Literal["writer", "reader", "pruner"]
 _CLOCKS_APART = timedelta(seconds=60)
@@ -94,7 +95,7 @@ class BackupStore(Block):
 
     def objects(self) -> Objects:
         """The open store, opened once a process: a client of S3 costs more than most of what is asked of it."""
-        return _open(self.place(), os.getpid())
+        return _open(json.dumps(self.place().to_json(), sort_keys=True), os.getpid())
 
     def class_of(self, *, frequent: bool) -> str | None:
         """The storage class for a backup of this kind."""
@@ -111,9 +112,9 @@ class BackupStore(Block):
 
 
 @functools.lru_cache(maxsize=16)
-def _open(place: Place, _process: int) -> Objects:
+def _open(place: str, _process: int) -> Objects:
     """A fork opens its own: connections are not shared."""
-    return place.open()
+    return place_from_json(json.loads(place)).open()
 
 
 def _opened_by(credentials: AwsCredentials) -> dict[str, Any]:
