@@ -22,6 +22,7 @@ STAGES = Path(__file__).parent.parent / "deployments" / "stages"
 
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _NAME = r"^[a-z][a-z0-9-]{0,31}$"  # also a work pool, a queue, the first part of each key in the store
 
 
@@ -30,6 +31,13 @@ def _duration(value: object) -> timedelta:
     if not found:
         raise ValueError('a duration such as "30s", "5m", "48h" or "7d"')
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _said(span: timedelta) -> str:
+    """As the TOML writes it, in the largest unit that divides it."""
+    seconds = round(span.total_seconds())
+    number, unit = next((seconds // each, u) for u, each in _SECONDS.items() if seconds % each == 0)
+    return f"{number}{unit}"
 
 
 Span = Annotated[timedelta, BeforeValidator(_duration)]  # may be zero: a rule that is off
@@ -192,6 +200,16 @@ class Stage(_Section):
     retention: Retention = Retention()
     environment: Environment = Environment()
     parts: tuple[Part, ...] = ()
+
+    @model_validator(mode="after")
+    def _lets_a_backup_end_before_its_objects_are_swept(self) -> Self:
+        if self.retention.grace <= self.database.snapshot_limit:
+            grace, limit = (_said(each) for each in (self.retention.grace, self.database.snapshot_limit))
+            raise ValueError(
+                f"retention.grace wants more than database.snapshot_limit ({limit}), found {grace}: a prune would sweep"
+                " objects of a backup that is still being taken"
+            )
+        return self
 
     @classmethod
     def parse(cls, text: str, name: str, file: str = "") -> Self:

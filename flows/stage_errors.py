@@ -109,6 +109,8 @@ def _line_of(path: Path, lines: dict[Path, int]) -> int:
 
 def _sentence(error: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     value: object = error["input"]
+    if not path:
+        return str(error.get("ctx", {}).get("error", error["msg"]))  # of the whole stage: it names its keys itself
     name = f"[{_shown(path)}]" if len(path) == 1 and _is_table(value) else _shown(path)
     match error["type"]:
         case "extra_forbidden":

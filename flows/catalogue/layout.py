@@ -7,7 +7,7 @@ as such and never touched.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
@@ -94,13 +94,18 @@ class Shelf:
     """All keys of a home, sorted by whose they are. `backups` and `orphans`: keys by backup id."""
 
     backups: dict[str, tuple[str, ...]]  # with a manifest: they exist
-    growing: dict[str, tuple[str, ...]]  # without one, but younger than the grace time: perhaps being written
+    growing: dict[str, tuple[str, ...]]  # without one, but young, or about to be committed: perhaps being written
     orphans: dict[str, tuple[str, ...]]  # without one and older: may be swept
     foreign: tuple[str, ...]  # never touched
 
 
-def sort_keys(seen: Iterable[Seen], home: Home, *, grace: timedelta, now: datetime) -> Shelf:
-    """Sort what the store listed; an orphan's every key is older than `grace`, more than a snapshot may last."""
+def sort_keys(
+    seen: Iterable[Seen], home: Home, *, grace: timedelta, now: datetime, committing: Collection[str] = ()
+) -> Shelf:
+    """Sort what the store listed; an orphan's every key is older than `grace`, more than a snapshot may last.
+
+    `committing`: ids whose manifest an open operation still has to put; they are no orphans, however old.
+    """
     folders: dict[str, list[Seen]] = {}
     foreign: list[str] = []
     for one in seen:
@@ -116,7 +121,7 @@ def sort_keys(seen: Iterable[Seen], home: Home, *, grace: timedelta, now: dateti
         keys = tuple(sorted(one.key for one in inside))
         if home.of(backup) + MANIFEST in keys:
             backups[backup] = keys
-        elif all(one.modified < now - grace for one in inside):
+        elif backup not in committing and all(one.modified < now - grace for one in inside):
             orphans[backup] = keys
         else:
             growing[backup] = keys

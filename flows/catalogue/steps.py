@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flows.catalogue.grades import last_proven
+from flows.catalogue.layout import MANIFEST, home_of
 from flows.catalogue.settings import Contents, OpenUpload, Papers
 from flows.ledger import Entry, Operation, steps
 from flows.records import Plan
@@ -34,9 +35,12 @@ def remove(op: Operation, plan: PrunePlan) -> None:
             op.ensure(f"delete {victim}", Contents(victim), 0)
             op.world.ledger.forget(victim)
     for orphan in plan.orphans:
-        op.ensure(f"sweep {orphan}", Contents(orphan), 0)
+        if op.begun(f"sweep {orphan}") or abandoned(op.world, orphan):
+            op.ensure(f"sweep {orphan}", Contents(orphan), 0)
     for key, upload in plan.uploads:
-        op.ensure(f"abort {key} {upload}", OpenUpload(key, upload), False)
+        step, owner = f"abort {key} {upload}", home_of(op.world.stage).owner(key)
+        if op.begun(step) or owner not in being_committed(op.world.ledger.open()):
+            op.ensure(step, OpenUpload(key, upload), False)
 
 
 def needed_again(world: "World", backup: str) -> bool:
@@ -44,6 +48,19 @@ def needed_again(world: "World", backup: str) -> bool:
     return backup in being_restored(world.ledger.open()) or backup == last_proven(
         world.ledger.backups(), world.ledger.proofs()
     )
+
+
+def abandoned(world: "World", backup: str) -> bool:
+    """Whether a folder is still an orphan: no open commit will put its manifest (asked first), and none has."""
+    home = home_of(world.stage)
+    return backup not in being_committed(world.ledger.open()) and home.of(backup) + MANIFEST not in Contents(
+        backup
+    ).keys(world)
+
+
+def being_committed(open_operations: Sequence[Entry]) -> frozenset[str]:
+    """The backups whose manifest an open operation still has to put: the key of a commit ends with the id."""
+    return frozenset(each.key.rpartition(" ")[2] for each in open_operations if each.kind == "commit backup")
 
 
 def being_restored(open_operations: Sequence[Entry]) -> frozenset[str]:

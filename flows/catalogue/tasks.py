@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from flows.catalogue.ladder import READ_ALL, Due, due
 from flows.catalogue.layout import MANIFEST, Home, Seen, Shelf, home_of, signature_of, sort_keys
 from flows.catalogue.manifest import Manifest, ManifestError, ProofPaper
 from flows.catalogue.record import record_of
-from flows.catalogue.steps import PrunePlan, being_restored, remove
+from flows.catalogue.steps import PrunePlan, being_committed, being_restored, remove
 from flows.effect import NotDone, effect
 from flows.records import KINDS, Backup, Check, Proof
 from flows.stage import Stage
@@ -90,11 +90,11 @@ class Bucket:
 
 
 @effect(name="read the bucket")
-def read_bucket(store: BackupStore, keys: BackupKeys, stage: Stage) -> Bucket:
-    """List everything, and read every manifest and proof."""
+def read_bucket(store: BackupStore, keys: BackupKeys, stage: Stage, committing: Collection[str] = ()) -> Bucket:
+    """List everything, and read every manifest and proof; `committing`: ids that are no orphans, asked for before."""
     objects, home = store.objects(), home_of(stage)
     seen = [Seen(entry.key, entry.modified) for entry in objects.list(home.folder)]
-    shelf = sort_keys(seen, home, grace=stage.retention.grace, now=objects.now())
+    shelf = sort_keys(seen, home, grace=stage.retention.grace, now=objects.now(), committing=committing)
 
     reader = Reader(objects, keys, home, store.prefix)
     with ThreadPoolExecutor(READERS) as readers:
@@ -345,18 +345,21 @@ class PruneLook:
 def look_for_prune(world: "World", *, really: bool) -> PruneLook:
     """Read the bucket whole and decide what stays."""
     stage, now = world.stage, datetime.now(UTC)
-    bucket = read_bucket(world.pruning, world.keys, stage)
+    open_ones = world.ledger.open()  # before the bucket: a commit that ends in between has its manifest there
+    committing = being_committed(open_ones)
+    bucket = read_bucket(world.pruning, world.keys, stage, committing)
     around = retention.Circumstances(
         wants_proofs=any(stage.backup.policy(kind) != "never" for kind in KINDS),
         unreadable=tuple(each.id for each in bucket.unreadable),
-        restoring=being_restored(world.ledger.open()),
+        restoring=being_restored(open_ones),
         really=really,
     )
     in_bucket = {each.id for each in bucket.backups}
     grades = [each for each in graded_with_memory(world, bucket) if each.id in in_bucket or each.grade == "failed"]
     plan = retention.prune_plan(grades, stage.retention, now, around)
     old = world.pruning.objects().now() - stage.retention.grace
-    return PruneLook(plan, bucket, tuple(each for each in bucket.unfinished if each.started < old))
+    uploads = (each for each in bucket.unfinished if home_of(stage).owner(each.key) not in committing)
+    return PruneLook(plan, bucket, tuple(each for each in uploads if each.started < old))
 
 
 def carry_out_prune(world: "World", look: PruneLook, *, really: bool) -> str:

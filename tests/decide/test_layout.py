@@ -97,6 +97,12 @@ def test_objects_without_a_manifest_are_orphans_after_the_grace_time_only() -> N
     assert list(shelve(*seen(FOLDER + "schema.pgc.zst.age", hours=24)).growing) == [ID]
 
 
+def test_a_backup_that_is_being_committed_is_no_orphan_however_old() -> None:
+    old = seen(FOLDER + "schema.pgc.zst.age", hours=25)
+    shelf = sort_keys(old, HOME, grace=timedelta(hours=24), now=at("11-24 12:00"), committing={ID})
+    assert (list(shelf.growing), shelf.orphans) == ([ID], {})
+
+
 def test_one_young_object_keeps_its_whole_folder_from_being_swept() -> None:
     old, young = FOLDER + "schema.pgc.zst.age", FOLDER + "manifest.json.sig"
     shelf = shelve(*seen(old, hours=99), *seen(young, hours=1))

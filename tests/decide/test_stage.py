@@ -114,6 +114,14 @@ def test_a_missing_table_is_named() -> None:
     assert "production.toml: [objectives] is missing" in faults("[objectives]", "[objective]")
 
 
+def test_a_grace_time_that_a_backup_may_outlive_is_refused() -> None:
+    (sentence,) = faults('grace = "24h"', 'grace = "6h"')
+    assert sentence == (
+        "production.toml: retention.grace wants more than database.snapshot_limit (6h), found 6h: a prune would sweep"
+        " objects of a backup that is still being taken"
+    )
+
+
 def test_all_faults_are_named_at_once_in_the_order_of_the_file() -> None:
     text = PRODUCTION.replace("workers = 2", "workers = 0").replace("exclude_data", "exclude_date")
     with pytest.raises(StageError) as caught:
