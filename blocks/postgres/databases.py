@@ -18,6 +18,7 @@ from psycopg import sql
 
 from blocks.errors import Refused
 from blocks.postgres.address import Address, said, translate
+from blocks.postgres.load import INCOMPLETE, USED
 
 MAINTENANCE = "postgres"
 END_CLIENTS_EVERY_S = 0.05
@@ -65,6 +66,17 @@ def mark(address: Address, name: str) -> str | None:
     query = "select shobj_description(oid, 'pg_database') from pg_database where datname = %s"
     with _maintenance(address) as connection:
         return _one(connection, query, name)
+
+
+def is_unfinished(address: Address, name: str) -> bool:
+    """Whether nothing but a restore can have made it: its comment says incomplete, or it has none and is empty.
+
+    One that is not there is unfinished too.
+    """
+    if is_open(address, name) is None:
+        return True
+    comment = mark(address, name)
+    return comment.startswith(INCOMPLETE) if comment else not _used(address.at(name))
 
 
 def set_mark(address: Address, name: str, text: str, *, application_name: str = OURS) -> None:
@@ -239,6 +251,12 @@ def _maintenance(
         address.at(MAINTENANCE).connect(autocommit=autocommit, application_name=application_name) as connection,
     ):
         yield connection
+
+
+def _used(address: Address) -> bool:
+    """Whether a database has relations of its own."""
+    with said(f"looking into {address.database}"), address.connect(application_name=OURS) as connection:
+        return bool(_one(connection, USED))
 
 
 def _do(connection: "psycopg.Connection[Any]", command: LiteralString, name: str) -> None:

@@ -199,7 +199,7 @@ class _Stage:
         name = self._name
         with said(f"looking into {name}"):
             comment = rows(connection, _COMMENT)[0][0] or ""
-            used = rows(connection, _USED)[0][0]
+            used = rows(connection, USED)[0][0]
         step = comment.removeprefix(INCOMPLETE)
         if comment and step not in STEPS:
             raise Refused(f"{name} is not a database that a restore left: its comment says {comment[:80]!r}")
@@ -374,7 +374,7 @@ def _extension_differences(contents: Contents, there: Sequence[Sequence[str]]) -
 _COMMENT = """
 select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()
 """
-_USED = """
+USED = """
 select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)')
 """

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import JsonValue
 
+from blocks.errors import Refused
 from blocks.postgres import databases
 from blocks.postgres.address import Address
 from blocks.postgres.load import create_database, drop_database
@@ -43,12 +44,15 @@ class NewDatabase(OnServer):
         return databases.is_open(self.address(world), self.database) is not None
 
     def write(self, world: "World", want: JsonValue) -> None:
-        """Create it, or drop it with all its clients."""
+        """Create it; or drop it with all its clients, if it is what was made here and not another of the same name."""
         still()
+        address = self.address(world)
         if want:
-            create_database(self.address(world), self.database, self.facts, application_name=application_name())
-        else:
-            drop_database(self.address(world), self.database, application_name=application_name())
+            create_database(address, self.database, self.facts, application_name=application_name())
+            return
+        if not databases.is_unfinished(address, self.database):
+            raise Refused(f"{self.database} is not what this restore made: it stays; look into it, and rename it")
+        drop_database(address, self.database, application_name=application_name())
 
 
 @dataclass(frozen=True)

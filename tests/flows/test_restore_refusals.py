@@ -1,0 +1,49 @@
+"""restore when another database took the name of its own, and other worlds that it must not make worse."""
+
+import time
+
+import pytest
+from psycopg import sql
+
+from flows.backup.flow import backup
+from flows.restore.flow import restore
+from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.postgres import drop_database
+from tests.parts.scene import Scene
+
+
+@pytest.fixture(scope="module")
+def taken(stage: Scene) -> str:
+    """A backup."""
+    backup("test")
+    return stage.bucket.backups[0].id
+
+
+def test_an_undo_leaves_a_database_that_another_put_in_place_of_the_half_made_one(stage: Scene, taken: str) -> None:
+    name = f"{stage.database.database}_theirs"
+    there, ledger = stage.database.at(name), stage.world.ledger
+    assert fork(lambda: restore("test", which=taken, into=name), f"create {name}:done").ended() == DIED
+    drop_database(there)
+    with stage.database.at("postgres").connect() as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    with there.connect() as connection:
+        connection.execute("create table public.theirs (id int)")
+
+    expire(stage.ledger)
+    end = time.monotonic() + 20
+    while not any(entry.failures for entry in ledger.open()):
+        assert time.monotonic() < end, [str(entry) for entry in ledger.open()]
+        ledger.tick_once()
+        time.sleep(0.02)
+    assert [(entry.state, "is not what this restore made" in str(entry)) for entry in ledger.open()] == [
+        ("undoing", True)
+    ]
+    with there.connect() as connection:
+        assert connection.execute("select from public.theirs").fetchall() == []
+
+    with there.connect() as connection:
+        connection.execute("drop table public.theirs")
+    expire(stage.ledger)
+    reconcile(ledger)
+    assert name not in stage.databases()
+    assert ledger.history(1)[0].state == "undone"
