@@ -1,4 +1,4 @@
-"""Automations on the Prefect server: where a Slack webhook is configured, people are told of failed backups and proofs.
+"""Automations on the Prefect server: where a Slack webhook is configured, people are told of failed runs.
 
 An automation is a courtesy, not a pager: Prefect loses events when an emitter dies at once. Status reports the same.
 """
@@ -17,7 +17,7 @@ from blocks.errors import Refused
 from deployments.report import Report
 
 NAME = "{stage}: tell of failed and disproven backups"
-TOLD = ("backup", "prove")  # the flows whose failed runs are told
+TOLD = ("backup", "prove", "verify")  # the flows whose failed runs are told
 BODY = "{{ flow_run.name }}: {{ flow_run.state.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
 
 
@@ -29,7 +29,7 @@ def tell_of_failures(
     found = client.read_automations_by_name(name)
     if len(found) > 1:
         raise Refused(f"{len(found)} automations are named {name!r}, and apply makes one: remove the others in the UI")
-    wanted = _wanted(client, stage, _told(stage, deployed), enabled=found[0].enabled if found else True)
+    wanted = _wanted(client, stage, told_of(stage, deployed), enabled=found[0].enabled if found else True)
     if wanted is None and found and prune:
         client.delete_automation(found[0].id)
         report.changed("removed", f"automation {name}")
@@ -73,6 +73,7 @@ def _wanted(client: SyncPrefectClient, stage: str, told: list[str], *, enabled: 
     )
 
 
-def _told(stage: str, deployed: Mapping[str, DeploymentResponse]) -> list[str]:
+def told_of(stage: str, deployed: Mapping[str, DeploymentResponse]) -> list[str]:
+    """The ids of the deployments whose failed runs are told."""
     names = {f"{flow}/{stage}" for flow in TOLD}
     return sorted(f"prefect.deployment.{each.id}" for name, each in deployed.items() if name in names)

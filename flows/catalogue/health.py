@@ -1,6 +1,7 @@
 """Whether the promise is kept: the newest backup against the RPO, the newest proof, reconcile's last sign of life.
 
-The run that shows this fails when the RPO is broken or reconcile is silent; an old proof is said, and fails nothing.
+The run that shows this fails when the RPO is broken, reconcile is silent, or a backup is not what was stored; an old
+proof is said, and fails nothing.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from flows.words import duration
 SILENCE = timedelta(minutes=1)  # reconcile ticks every 5 s, and a spare run waits beside it
 
 
-def health(backups: Sequence[Graded], *, rpo: timedelta, ticked: datetime | None, now: datetime) -> Verdict:
+def health(
+    backups: Sequence[Graded], *, rpo: timedelta, ticked: datetime | None, now: datetime, wrong: Sequence[str] = ()
+) -> Verdict:
     """Go: the promise is kept. The reason names what is broken, else the newest backup; evidence is a line a fact.
 
     Args:
@@ -21,8 +24,10 @@ def health(backups: Sequence[Graded], *, rpo: timedelta, ticked: datetime | None
         rpo: how old the newest backup may be.
         ticked: when reconcile last looked at all open operations; None: never.
         now: the time of the ledger or the store.
+        wrong: a sentence for each backup that a verification found not to be what was stored.
     """
-    facts = (_backup(backups, rpo, now), _proof(backups, now), _reconcile(ticked, now))
+    accused = (Verdict(go=False, reason=sentence) for sentence in wrong)
+    facts = (_backup(backups, rpo, now), _proof(backups, now), _reconcile(ticked, now), *accused)
     broken = [fact.reason for fact in facts if not fact.go]
     lines = tuple(fact.reason for fact in facts)
     return Verdict(go=not broken, reason="; ".join(broken) or lines[0], evidence=lines)

@@ -26,11 +26,26 @@ class Due:
 
 def due(backups: Sequence[Backup], checks: Sequence[Check], now: datetime) -> list[Due]:
     """What to verify now, newest first; a failed rung is due again."""
+    wrong = {each.backup: each for each in not_as_stored(checks)}
     newest_first = sorted((b for b in backups if b.state == "complete"), key=lambda b: b.at, reverse=True)
-    return [each for each in (_due(b.id, checks, now) for b in newest_first) if each]
+    return [each for each in (_due(b.id, checks, wrong.get(b.id), now) for b in newest_first) if each]
 
 
-def _due(backup: str, checks: Sequence[Check], now: datetime) -> Due | None:
+def not_as_stored(checks: Sequence[Check]) -> list[Check]:
+    """The newest failed check of each backup that no later good one answers: a look does not answer a failed read."""
+    newest: dict[str, Check] = {}
+    for failed in sorted((c for c in checks if not c.ok), key=lambda c: c.at):
+        if not any(c.ok and c.backup == failed.backup and c.rung >= failed.rung and c.at > failed.at for c in checks):
+            newest[failed.backup] = failed
+    return list(newest.values())
+
+
+def accused(check: Check) -> str:
+    """What a failed check says of its backup."""
+    return f"backup {check.backup} is not what was stored: {check.sentence.removeprefix(f'{check.backup}: ')}"
+
+
+def _due(backup: str, checks: Sequence[Check], wrong: Check | None, now: datetime) -> Due | None:
     good = [c for c in checks if c.backup == backup and c.ok]
     read_all = max((c.at for c in good if c.rung >= READ_ALL), default=None)
     looked = max((c.at for c in good), default=None)
@@ -38,6 +53,8 @@ def _due(backup: str, checks: Sequence[Check], now: datetime) -> Due | None:
         return Due(backup, READ_ALL, "its bytes were never read")
     if now - read_all >= MONTHLY:
         return Due(backup, READ_ALL, f"its bytes were read {(now - read_all).days} days ago")
+    if wrong is not None:
+        return Due(backup, wrong.rung, f"it was not what was stored {(now - wrong.at).days} days ago")
     if looked is None or now - looked >= DAILY:
         return Due(backup, 0, "looked at daily")
     return None

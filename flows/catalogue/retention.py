@@ -56,6 +56,7 @@ class Circumstances:
 
     wants_proofs: bool = True  # the policy asks for them for some kind
     unreadable: tuple[str, ...] = ()  # manifests or folders that could not be read
+    wrong: tuple[str, ...] = ()  # sentences of backups that a verification found not to be what was stored
     restoring: frozenset[str] = frozenset()  # ids that open restores read
     really: bool = False  # a person typed that so many may go at once
 
@@ -186,6 +187,7 @@ def _obstacles(backups: Sequence[Graded], policy: Retention, now: datetime, arou
     """Why nothing at all is pruned: something is wrong, and what is there may be all that is left."""
     ordered = sorted(backups, key=_age_order)
     obstacles = [f"the catalogue could not be read whole: {name}" for name in around.unreadable]
+    obstacles += around.wrong
     future = [backup for backup in ordered if backup.at > now]
     if future:
         obstacles.append(f"it is {now:%Y-%m-%dT%H:%MZ}, and {future[-1].id} was made later: look at the clocks")

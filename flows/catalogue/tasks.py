@@ -22,7 +22,7 @@ from blocks.stream import recipient_of, unpack
 from flows import people
 from flows.catalogue import retention
 from flows.catalogue.grades import Graded, graded
-from flows.catalogue.ladder import READ_ALL, Due, due
+from flows.catalogue.ladder import READ_ALL, Due, accused, due, not_as_stored
 from flows.catalogue.layout import MANIFEST, Home, Seen, Shelf, home_of, signature_of, sort_keys
 from flows.catalogue.manifest import Manifest, ManifestError, ProofPaper
 from flows.catalogue.record import record_of
@@ -318,6 +318,11 @@ def climb(world: "World", bucket: Bucket, step: Due) -> Check:
     return check
 
 
+def accusations(world: "World", there: Collection[str]) -> tuple[str, ...]:
+    """A sentence for each backup that is there and that a verification found not to be what was stored."""
+    return tuple(accused(each) for each in not_as_stored(world.ledger.checks()) if each.backup in there)
+
+
 def check_row(check: Check) -> dict[str, str]:
     """How a check is shown."""
     return {
@@ -351,6 +356,7 @@ def look_for_prune(world: "World", *, really: bool) -> PruneLook:
     around = retention.Circumstances(
         wants_proofs=any(stage.backup.policy(kind) != "never" for kind in KINDS),
         unreadable=tuple(each.id for each in bucket.unreadable),
+        wrong=accusations(world, {each.id for each in bucket.found}),
         restoring=being_restored(open_ones),
         really=really,
     )

@@ -8,6 +8,7 @@ from flows import people
 from flows.catalogue.grades import Graded, graded
 from flows.catalogue.health import health
 from flows.catalogue.retention import Circumstances, prune_plan
+from flows.catalogue.tasks import accusations
 from flows.effect import NotDone, effect
 from flows.ledger import Entry
 from flows.words import count
@@ -21,6 +22,7 @@ class Seen:
     open: Sequence[Entry]
     backups: Sequence[Graded]
     ticked: datetime | None
+    wrong: tuple[str, ...] = ()  # sentences of backups that are not what was stored
 
 
 @effect(name="look at the ledger")
@@ -28,13 +30,14 @@ def look(world: World) -> Seen:
     """Open operations, graded backups, reconcile's last tick."""
     proofs = world.ledger.proofs()
     backups = [graded(each, proofs) for each in world.ledger.backups()]
-    return Seen(world.ledger.open(), backups, world.ledger.ticked())
+    wrong = accusations(world, {each.id for each in backups})
+    return Seen(world.ledger.open(), backups, world.ledger.ticked(), wrong)
 
 
 def show(world: World, seen: Seen) -> str:
     """The page, and the sentence; NotDone when the promise is broken."""
     now = datetime.now(UTC)
-    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=now)
+    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=now, wrong=seen.wrong)
     facts = [*verdict.evidence, _next_to_go(world, seen, now)]
     page = [
         f"# {world.stage.name}: {'all is well' if verdict.go else verdict.reason}",
@@ -49,6 +52,8 @@ def show(world: World, seen: Seen) -> str:
 
 
 def _next_to_go(world: World, seen: Seen, now: datetime) -> str:
-    plan = prune_plan(seen.backups, world.stage.retention, now, Circumstances(really=True))
-    going = [row.backup.id for row in plan.rows if not row.keep]
+    plan = prune_plan(seen.backups, world.stage.retention, now, Circumstances(wrong=seen.wrong, really=True))
+    going = [each.id for each in plan.drops]
+    if not plan.verdict.go:
+        return f"the next prune deletes nothing: {plan.verdict.reason}"
     return f"the next prune deletes {', '.join(going)}" if going else "the next prune deletes nothing"

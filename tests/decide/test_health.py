@@ -53,3 +53,9 @@ def test_a_silent_reconcile_is_named() -> None:
 
 def test_all_that_is_broken_is_named() -> None:
     assert look(ticked=None).reason == "there is no backup; reconcile has never run: start a worker"
+
+
+def test_a_backup_that_is_not_what_was_stored_fails_it() -> None:
+    sentence = "backup x is not what was stored: 1 byte is another"
+    verdict = health([graded("11-24 02:00")], rpo=HOUR, ticked=NOW - timedelta(seconds=4), now=NOW, wrong=(sentence,))
+    assert (verdict.go, verdict.reason) == (False, sentence)

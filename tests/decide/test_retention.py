@@ -196,6 +196,7 @@ def test_nothing_to_drop_is_no_refusal() -> None:
         ([*CASE_A, graded("11-24 02:01", grade="disproven")], {}, "the newest backup, 11-24 02:01 daily, is disproven"),
         ([*CASE_A, graded("11-24 02:06")], {}, "11-24 02:06 daily was made later: look at the clocks"),
         (CASE_A, {"unreadable": ("x/manifest.json",)}, "the catalogue could not be read whole: x/manifest.json"),
+        (CASE_A, {"wrong": ("backup x is not what was stored: 1 byte",)}, "backup x is not what was stored: 1 byte"),
         ([replace(backup, grade="unproven") for backup in CASE_A], {}, "no backup is proven, though the policy asks"),
         ([graded("11-23 02:00", rows=100), graded("11-24 02:00", rows=69)], {}, "69 rows, 11-23 02:00 daily had 100"),
         ([graded("11-23 02:00", stored_bytes=100), graded("11-24 02:00")], {}, "has 0 stored bytes"),

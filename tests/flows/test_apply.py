@@ -11,17 +11,20 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.errors import BlockError, Missing, Refused, Unreachable
 from blocks.keys import BackupKeys, new_keys
 from blocks.postgres.address import Address
+from deployments.automations import told_of
 from deployments.declared import Declared, declared
 from deployments.server import apply, reached
 from flows.stage import Stage
@@ -357,6 +360,14 @@ def test_people_are_told_of_a_failed_backup_where_a_webhook_is_configured(
     while not slack[1] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert "the store is full" in "".join(slack[1])
+
+
+def test_people_are_told_of_failed_backups_proofs_and_verifications_of_their_stage() -> None:
+    flows = ("backup", "prove", "verify", "status")
+    names = [f"{flow}/{stage}" for flow in flows for stage in ("lab", "other")]
+    deployed = {name: DeploymentResponse(id=uuid4(), name=name, flow_id=uuid4()) for name in names}
+    told = sorted(f"prefect.deployment.{deployed[f'{flow}/lab'].id}" for flow in ("backup", "prove", "verify"))
+    assert told_of("lab", deployed) == told
 
 
 @pytest.mark.usefixtures("server")

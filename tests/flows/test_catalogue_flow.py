@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows import people
 from flows.backup.flow import backup
-from flows.catalogue.flow import catalogue, verify
+from flows.catalogue.flow import catalogue, prune, verify
 from flows.catalogue.layout import MANIFEST
 from flows.effect import NotDone
 from flows.records import Backup
+from flows.status.flow import status
 from tests.parts.scene import Scene
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,14 +48,9 @@ def test_a_lost_ledger_is_made_again_from_the_bucket(stage: Scene, taken: str) -
 
 
 def test_what_cannot_be_believed_is_shown_with_its_reason(
-    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
+    stage: Scene, taken: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pages: dict[str, str] = {}
-
-    def report(key: str, text: str, _description: str) -> None:
-        pages[key] = text
-
-    monkeypatch.setattr(people, "report", report)
+    caplog.set_level("INFO", logger="flows")
     folder = next(each.folder for each in stage.bucket.found if each.id == taken)
     good = stage.objects.get(folder + MANIFEST)
     stage.objects.put(folder + MANIFEST, good[:-1])
@@ -65,7 +60,7 @@ def test_what_cannot_be_believed_is_shown_with_its_reason(
     finally:
         stage.objects.put(folder + MANIFEST, good)
         stage.objects.delete([folder + "strange.txt"])
-    assert f"- **not believable**: {taken}: " in pages["catalogue-strays"]
+    assert f"- **not believable**: {taken}: " in caplog.text
 
 
 def test_verify_climbs_what_is_due_and_blames_no_backup_for_its_host(
@@ -81,3 +76,29 @@ def test_verify_climbs_what_is_due_and_blames_no_backup_for_its_host(
     assert verify("test") == "0 backups verified, all are what was stored"
     with pytest.raises(NotDone, match="no backup 20200101T000000Z-daily-aaaaaa in the bucket"):
         verify("test", "20200101T000000Z-daily-aaaaaa")
+
+
+def test_a_damaged_backup_fails_verify_and_status_and_stops_the_prune_until_it_is_whole(
+    stage: Scene, taken: str
+) -> None:
+    verify("test", taken)
+    stage.world.ledger.tick("reconcile")
+    assert "is not what was stored" not in prune("test", dry_run=True)
+    found = stage.one(taken)
+    assert found
+    key = next(key for key in found.keys if "/data/" in key)
+    good = stage.objects.get(key)
+    stage.objects.put(key, good[:-1] + bytes([good[-1] ^ 1]))
+    wrong = f"backup {taken} is not what was stored: "
+    try:
+        with pytest.raises(NotDone, match="1 backup not what was stored"):
+            verify("test", taken)
+        assert prune("test", dry_run=True).startswith(f"nothing is pruned: {wrong}")
+        with pytest.raises(NotDone, match=wrong):
+            status("test")
+    finally:
+        stage.objects.put(key, good)
+    verify("test", taken)
+    stage.world.ledger.tick("reconcile")
+    assert wrong not in prune("test", dry_run=True)
+    assert wrong not in status("test")
