@@ -29,11 +29,17 @@ class SignedManifest(Setting):
     signature: str
 
     def read(self, world: "World") -> JsonValue:
-        """The fingerprint of the manifest that is there."""
+        """The fingerprint of the manifest that is there; one that is not rightly signed is as good as none."""
+        objects = world.store.objects()
         try:
-            return fingerprint(world.store.objects().get(self.folder + MANIFEST))
+            there, signature = (objects.get(self.folder + name) for name in (MANIFEST, signature_of(MANIFEST)))
         except Missing:
             return None
+        try:
+            world.keys.verify(there, signature)
+        except Refused:
+            return None
+        return fingerprint(there)
 
     def write(self, world: "World", want: JsonValue) -> None:
         """Put the signature, then the manifest; one that is there already must be this one, and is signed as it is."""
@@ -41,8 +47,11 @@ class SignedManifest(Setting):
         objects.put(signature, base64.b64decode(self.signature))
         try:
             objects.put(self.folder + MANIFEST, self.text.encode(), only_if_absent=True)
-        except Refused:
-            there = objects.get(self.folder + MANIFEST)
+        except Refused as refused:  # for what is there already, or for want of a right
+            try:
+                there = objects.get(self.folder + MANIFEST)
+            except Missing:
+                raise refused from None
             if fingerprint(there) != want:
                 raise
             objects.put(signature, world.keys.sign(there))
