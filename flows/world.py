@@ -18,12 +18,12 @@ from prefect_aws import AwsCredentials
 from prefect_slack import SlackWebhook
 from pydantic import SecretStr
 
-from blocks.errors import Missing, Unreachable
+from blocks.errors import Missing, Refused, Unreachable
 from blocks.keys import BackupKeys, RestoreKey
 from blocks.postgres.server import PostgresServer
 from blocks.storage.block import BackupStore
 from flows.effect import NotDone, actor, break_glass, plain, stage_named
-from flows.ledger import Ledger, Settled, Steps, carry_out_alone
+from flows.ledger import Busy, Fenced, Ledger, Settled, Steps, Stopped, carry_out_alone
 from flows.records import Backup, Check, Plan, Proof
 from flows.redact import learn
 from flows.stage import Stage
@@ -32,6 +32,7 @@ LOG = logging.getLogger("flows.world")
 B = TypeVar("B", bound=Block)
 P = TypeVar("P", bound=Plan)
 Environment = Mapping[str, str]
+TOLD_BY_THE_LEDGER = (Busy, Fenced, Stopped)  # refusals of one that works; any other is of one that can't be used
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,13 @@ class World:
         return settled
 
     def remember(self, record: Backup | Proof | Check) -> None:
-        """Write a record to the ledger; when that is silent, say so: reconcile finds the bucket's part of it again."""
+        """Write a record to the ledger; when it can't be used, say so: reconcile finds it again in the bucket."""
         try:
             self.ledger.remember(record)
-        except (Unreachable, Missing) as silent:
-            LOG.warning("not recorded in the ledger: %s", silent)
+        except (Unreachable, Missing, Refused) as unusable:
+            if isinstance(unusable, TOLD_BY_THE_LEDGER):
+                raise
+            LOG.warning("not recorded in the ledger: %s", unusable)
 
     def server(self, name: str) -> PostgresServer:
         """Another server, by the name of its PostgresServer block (in break glass: from the variable NAME_URL)."""
@@ -323,6 +326,10 @@ def _learn(block: Block) -> None:
 
 def _same_pool(stage: str) -> None:
     context = FlowRunContext.get()
-    pool = context.flow_run.work_pool_name if context and context.flow_run else None
+    refuse_other_pool(stage, context.flow_run.work_pool_name if context and context.flow_run else None)
+
+
+def refuse_other_pool(stage: str, pool: str | None) -> None:
+    """NotDone in a run whose work pool is another stage's; a run without a pool was started by hand."""
     if pool and pool != stage:
         raise NotDone(f"stage {stage!r} was asked for on a worker of {pool!r}: a stage runs on its own work pool only")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import zstandard
 
-from blocks.errors import BlockError, Missing, Unreachable
+from blocks.errors import BlockError, Missing, Refused, Unreachable
 from blocks.keys import BackupKeys
 from blocks.postgres.dump import Dumped, Progress, dump
 from blocks.postgres.server import PostgresServer
@@ -33,7 +33,7 @@ from flows.records import ID_ALPHABET, Backup, Kind, backup_id
 from flows.redact import hide
 from flows.stage import Stage
 from flows.words import count, size
-from flows.world import World
+from flows.world import TOLD_BY_THE_LEDGER, World
 
 WORTH_SAYING = 0.02  # of the whole: before that the time left is a guess of a guess
 SHIPKEEPER = "0.1.0"  # as in pyproject.toml, kept equal by a test; the checkout is not an installed distribution
@@ -119,9 +119,11 @@ def keep(world: World, taken: Taken) -> Backup:
     )
     try:
         operation = world.carry_out(commit, plan, key=f"commit {plan.backup}").operation
-    except (Unreachable, Missing) as silent:
-        people.say(f"committed without the ledger ({silent}); reconcile will record it")
-        carry_out_alone(commit, plan, world)
+    except (Unreachable, Missing, Refused) as unusable:
+        if isinstance(unusable, TOLD_BY_THE_LEDGER):
+            raise
+        carry_out_alone(commit, plan, world)  # what was the store's refusal it says again
+        people.say(f"committed without the ledger ({unusable}); reconcile will record it")
         operation = stamp(world, plan)
     record = _record(taken, operation)
     world.remember(record)
@@ -261,4 +263,7 @@ def _remember_failure(world: World, plan: BackupPlan, started: datetime, error: 
         size_bytes=plan.size_bytes,
         error=hide(str(error) or type(error).__name__),
     )
-    world.remember(failed)
+    try:
+        world.remember(failed)
+    except Exception as other:  # noqa: BLE001 - what ended the backup is raised, not this
+        people.say(f"the failure was not recorded: {type(other).__name__}: {other}")
