@@ -227,7 +227,7 @@ def opened_by(world: "World", manifest: Manifest) -> list[str]:
 
 def _climbed(world: "World", found: Found, means: Means | None) -> str:
     if found.manifest is None:
-        raise Refused(str(found.trouble))
+        raise Garbled(str(found.trouble))
     number = look_at_objects(world.reading, found)
     if means is None:
         return f"{count(number, 'object')} in place, sizes and checksums agree"
@@ -305,17 +305,45 @@ def due_or_named(world: "World", bucket: Bucket, which: str) -> list[Due]:
     return [Due(which, READ_ALL, "asked for by name")]
 
 
-def climb(world: "World", bucket: Bucket, step: Due) -> Check:
-    """Verify one backup up to its rung and remember what came of it."""
+@dataclass(frozen=True)
+class Climbed:
+    """What came of one verification; `lacks` says why this host could not read the backup, which is only looked at."""
+
+    check: Check
+    lacks: str = ""
+
+
+def climb(world: "World", bucket: Bucket, step: Due) -> Climbed:
+    """Verify one backup up to its rung, or as high as this host can, and remember what came of it."""
     found = next(each for each in bucket.found if each.id == step.backup)
-    means = means_to_read(world, found.manifest) if found.manifest and step.rung >= READ_ALL else None
+    means, lacks = None, ""
+    if found.manifest and step.rung >= READ_ALL:
+        try:
+            means = means_to_read(world, found.manifest)
+        except (BlockError, NotDone) as lacking:
+            lacks = f"{found.id}: {lacking}"
     try:
         sentence, ok = _climbed(world, found, means), True
-    except (Garbled, Missing, Refused) as wrong:
+    except (Garbled, Missing) as wrong:
         sentence, ok = f"{found.id}: {wrong}", False
-    check = Check(backup=found.id, rung=step.rung, at=datetime.now(UTC), ok=ok, sentence=sentence)
+    rung = 0 if lacks else step.rung
+    check = Check(backup=found.id, rung=rung, at=datetime.now(UTC), ok=ok, sentence=sentence)
     world.remember(check)
-    return check
+    return Climbed(check, lacks)
+
+
+def verified(climbed: Sequence[Climbed], bucket: Bucket) -> str:
+    """The sentence over all of them; NotDone when one is not what was stored, or could not be read on this host."""
+    wrong = [
+        *(each.check.sentence for each in climbed if not each.check.ok),
+        *(f"{each.id}: {each.trouble}" for each in bucket.unreadable),
+    ]
+    lacking = [each.lacks for each in climbed if each.lacks]
+    said = [f"{count(len(wrong), 'backup')} not what was stored: {'; '.join(wrong)}"] if wrong else []
+    said += [f"{count(len(lacking), 'backup')} not read: {'; '.join(lacking)}"] if lacking else []
+    if said:
+        raise NotDone("; ".join(said))
+    return f"{count(len(climbed), 'backup')} verified, all are what was stored"
 
 
 def accusations(world: "World", there: Collection[str]) -> tuple[str, ...]:

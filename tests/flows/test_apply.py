@@ -365,7 +365,7 @@ def test_people_are_told_of_a_failed_backup_where_a_webhook_is_configured(
 def test_people_are_told_of_failed_backups_proofs_and_verifications_of_their_stage() -> None:
     flows = ("backup", "prove", "verify", "status")
     names = [f"{flow}/{stage}" for flow in flows for stage in ("lab", "other")]
-    deployed = {name: DeploymentResponse(id=uuid4(), name=name, flow_id=uuid4()) for name in names}
+    deployed = {name: DeploymentResponse(id=uuid4(), name=name, flow_id=uuid4(), labels={}) for name in names}
     told = sorted(f"prefect.deployment.{deployed[f'{flow}/lab'].id}" for flow in ("backup", "prove", "verify"))
     assert told_of("lab", deployed) == told
 
