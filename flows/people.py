@@ -8,10 +8,12 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -19,6 +21,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
@@ -31,17 +34,24 @@ LOG = logging.getLogger("flows.people")
 PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second is enough for eyes
 APPROVAL_SECONDS = 24 * 3600
 LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of it). Leave it as it is."
+AWAY = (HTTPError, PrefectException)  # a Prefect server that restarts
 SEAL_LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
 
 
 class Progress:
-    """A progress bar that people watch: fraction done, and a line in the log when the text says something new."""
+    """A progress bar that people watch: fraction done, and a line in the log when the text says something new.
+
+    It never ends the work that it shows: a Prefect server that is away is told once.
+    """
 
     def __init__(self, key: str, description: str) -> None:
         self._shown, self._at = -1.0, 0.0
         self._artifact: UUID | None = None
+        self._said_away = False
         if not plain():
-            self._artifact = _uuid(create_progress_artifact(progress=0.0, key=_key(key), description=hide(description)))
+            with self._server_may_be_away():
+                made = create_progress_artifact(progress=0.0, key=_key(key), description=hide(description))
+                self._artifact = _uuid(made)
 
     def show(self, fraction: float, text: str) -> None:
         """Show `fraction` (0 to 1) with its line of text, at most once a second but for the end."""
@@ -53,7 +63,17 @@ class Progress:
         percent = round(100 * min(max(fraction, 0.0), 1.0), 1)
         if self._artifact and percent != self._shown:
             self._shown = percent
-            update_progress_artifact(self._artifact, progress=percent)
+            with self._server_may_be_away():
+                update_progress_artifact(self._artifact, progress=percent)
+
+    @contextmanager
+    def _server_may_be_away(self) -> Generator[None]:
+        try:
+            yield
+        except AWAY as error:
+            if not self._said_away:
+                LOG.warning("the progress is not shown (%s): the work goes on", _named(error))
+            self._said_away = True
 
 
 def say(text: str) -> None:
@@ -67,7 +87,10 @@ def report(key: str, markdown: str, description: str) -> None:
         LOG.info("%s\n%s", hide(description), hide(_without_images(markdown)))
         return
     say(description)
-    create_markdown_artifact(key=_key(key), markdown=_hide_but_images(markdown), description=hide(description))
+    try:
+        create_markdown_artifact(key=_key(key), markdown=_hide_but_images(markdown), description=hide(description))
+    except AWAY as error:
+        _not_shown(key, error)
 
 
 def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
@@ -78,7 +101,10 @@ def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None
             "%s\n%s", hide(description), "\n".join(json.dumps(row, ensure_ascii=False, default=str) for row in shown)
         )
         return
-    create_table_artifact(key=_key(key), table=shown, description=hide(description))
+    try:
+        create_table_artifact(key=_key(key), table=shown, description=hide(description))
+    except AWAY as error:
+        _not_shown(key, error)
 
 
 def rename_run(name: str) -> None:
@@ -128,6 +154,14 @@ def to_terminal() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     LOG.handlers, LOG.propagate = [handler], False
+
+
+def _not_shown(key: str, error: Exception) -> None:
+    LOG.warning("%s is not kept as a page (%s): what was done is done", key, _named(error))
+
+
+def _named(error: Exception) -> str:
+    return type(error).__name__  # its text may hold a body
 
 
 def _key(text: str) -> str:
