@@ -14,7 +14,7 @@ from blocks.postgres.address import Address
 from flows.ledger import memory, migrate
 from flows.ledger.engine import run_id
 from flows.ledger.errors import Busy
-from flows.ledger.hands import Hands, Look, Settled, busy
+from flows.ledger.hands import Hands, Look, Settled, busy, owner_of
 from flows.ledger.line import Line
 from flows.ledger.operation import Operation
 from flows.ledger.statements import KNOWN, Beginning, Row, Unwritten
@@ -91,16 +91,17 @@ class Ledger:
         self.world = world
         lease_s = lease.total_seconds()
         self._wait_s = wait_limit.total_seconds() if when_busy == "wait" else 0.0
-        self._line = Line(address, lease_s)
+        self._owner = owner_of(world)
+        self._line = Line(address, lease_s, self._owner)
         self._hands = Hands(address, world, lease_s, expendable, self._as_child)
-        self._watch = Line(address, lease_s, "shipkeeper reconcile")
+        self._watch = Line(address, lease_s, self._owner, "shipkeeper reconcile")
         self._reconciler = Reconciler(self._hands, self._watch, tick.total_seconds())
 
     # ---- the ledger itself
 
     def migrate(self) -> str:
         """Bring its tables to this code's version; says what was done. Refused when a newer shipkeeper made it."""
-        return migrate.migrate(self.address)
+        return migrate.migrate(self.address, self._owner)
 
     def check(self) -> str:
         """That it answers and is at this code's version, in one sentence; Unreachable or Refused otherwise."""

@@ -54,7 +54,11 @@ class Hands:
 
     def begin(self, beginning: Beginning, parent: Operation | None) -> Operation | None:
         """A new operation with all its scopes; None when the key is known. Raises Busy when a scope is held."""
-        line, name, sent_at = Line(self.address, self.lease_s), holder.me(expendable=self.expendable), boottime()
+        line, name, sent_at = (
+            Line(self.address, self.lease_s, owner_of(self.world)),
+            holder.me(expendable=self.expendable),
+            boottime(),
+        )
         try:
             row: Row | None = line.ask(BEGIN, self._values(beginning, name), patience_s=FIRST_WORD_S)[0]
         except psycopg.errors.UniqueViolation as error:
@@ -67,7 +71,11 @@ class Hands:
 
     def take(self, row: Row, parent: Operation | None = None) -> Operation | None:
         """The operation of a dead holder under a new token, his traces ended; None when another was quicker."""
-        line, name, sent_at = Line(self.address, self.lease_s), holder.me(expendable=self.expendable), boottime()
+        line, name, sent_at = (
+            Line(self.address, self.lease_s, owner_of(self.world)),
+            holder.me(expendable=self.expendable),
+            boottime(),
+        )
         leases = [self.lease_s, self.lease_s]  # the taker's own: it renews to that beat
         values = [name, *leases, run_id(), row["id"], row["token"], row["expires_at"]]
         taken = line.ask(TAKE_OVER, values, patience_s=self.lease_s)
@@ -113,7 +121,7 @@ class Hands:
         )
 
     def _operation(self, row: Row, line: Line, sent_at: float, parent: Operation | None) -> Operation:
-        lease = Lease(Line(self.address, self.lease_s), self.lease_s, sent_at)
+        lease = Lease(Line(self.address, self.lease_s, owner_of(self.world)), self.lease_s, sent_at)
         journal = Journal(line, row["id"], row["token"], self.lease_s, lease.lose)
         lease.hold(journal.renewed)
         held = (lease, line)
@@ -145,6 +153,12 @@ def end_older(server: Address, operation: int, token: int) -> None:
     """End what older holders of the operation left on that server: closer 2, Postgres can be fenced."""
     with contextlib.closing(server.connect(application_name=f"shipkeeper {operation} {token}")) as connection:
         connection.execute(END_OLDER, [str(operation), token])
+
+
+def owner_of(world: Any) -> str | None:
+    """The stage whose ledger it must be; None in a world without one (a test's)."""
+    name = getattr(getattr(world, "stage", None), "name", None)
+    return name if isinstance(name, str) else None
 
 
 def busy(row: Row, what: str) -> Busy:

@@ -4,9 +4,11 @@ from contextlib import closing
 from pathlib import Path
 
 from psycopg import Connection
+from psycopg.rows import dict_row
 
 from blocks.errors import Refused
 from blocks.postgres.address import Address, said
+from flows.ledger.line import refuse_other
 
 FILES = sorted((Path(__file__).parent / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
 LATEST = len(FILES)
@@ -16,13 +18,20 @@ RECORD = """create schema if not exists ledger;
 LOCK = "select pg_advisory_xact_lock(hashtextextended('shipkeeper migrate', 0))"
 
 
-def migrate(address: Address) -> str:
-    """Bring the ledger to this code's version; says what it did. Refused when a newer shipkeeper made it."""
+def migrate(address: Address, owner: str | None = None) -> str:
+    """Bring the ledger to this code's version, as that of the stage `owner`; says what it did.
+
+    Refused when a newer shipkeeper made it, or when it is another stage's.
+    """
     with closing(address.connect(application_name="shipkeeper migrate")) as connection:
         with said(f"preparing the ledger {address}"), connection.transaction():
             connection.execute(LOCK)
             connection.execute(RECORD)
         applied = [file.stem for file in FILES if _apply(connection, address, file)]
+        if owner:
+            connection.execute("insert into ledger.stage (name) values (%s) on conflict do nothing", [owner])
+            connection.row_factory = dict_row  # pyright: ignore[reportAttributeAccessIssue] - the rows that line.py reads
+            refuse_other(connection, address, owner)
     if not applied:
         return f"the ledger {address} is at version {LATEST}: nothing to do"
     return f"the ledger {address} is now at version {LATEST}: applied {', '.join(applied)}"

@@ -1,11 +1,14 @@
 """The toy lists killed and stopped at every point, each run a process of its own; and many more random deaths."""
 
+import hashlib
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from psycopg import sql
 
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
@@ -15,11 +18,21 @@ from tests.parts.ledger import ledger_database
 from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger
 
 LEASE_S = 1.5
+COPYING = threading.Lock()  # Postgres copies a database only while nobody else does
 
 
 @pytest.fixture(scope="module")
 def address(postgres17: Cluster) -> Generator[Address]:
+    """A ledger that is only copied: each try has its own, as a reconciler settles all that is open in one."""
     yield from ledger_database(postgres17)
+
+
+def copied(template: Address, label: str) -> Address:
+    name = f"toy_{hashlib.sha256(label.encode()).hexdigest()[:12]}"
+    with template.at("postgres").connect() as connection, COPYING:
+        source, target = sql.Identifier(template.database), sql.Identifier(name)
+        connection.execute(sql.SQL("create database {} template {}").format(target, source))
+    return template.at(name)
 
 
 def matrix(folder: Path, address: Address, kind: str, **plan: Any) -> Matrix:
@@ -29,15 +42,16 @@ def matrix(folder: Path, address: Address, kind: str, **plan: Any) -> Matrix:
         label = f"{folder.name}-{point}"
         place = folder / label
         place.mkdir()
-        world = ToyWorld(place, address)
+        own = copied(address, str(place))
+        world = ToyWorld(place, own)
         for name in ("blue", "x", "y"):
             ToyFile(name).write(world, "running")
         made = ToyPlan(stage=label, database=label, **plan).model_dump(mode="json")
-        common = {"folder": str(place), "address": address.to_json(), "lease_s": LEASE_S}
+        common = {"folder": str(place), "address": own.to_json(), "lease_s": LEASE_S}
         return common | {"kind": kind, "plan": made, "key": label}
 
     def world(arguments: Arguments) -> ToyWorld:
-        return ToyWorld(Path(arguments["folder"]), address)
+        return ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
 
     return Matrix(
         run="tests.parts.toys:run",

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from flows.effect import NotDone, without_prefect
 from flows.prove.flow import prove
 from flows.restore import tasks
 from flows.restore.flow import restore
+from flows.restore.steps import bring_back
+from tests.parts.deaths import fork
 from tests.parts.postgres import drop_database
 from tests.parts.scene import Scene, url_of
 
@@ -214,50 +217,33 @@ def test_what_the_host_or_the_role_lacks_is_said_before_anything(
 
 
 @pytest.mark.usefixtures("proven")
-def test_of_two_restores_of_one_name_one_is_told_who_holds_it(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    both, insist, said = threading.Barrier(2), tasks.insist, list[str]()
-    local = threading.local()
-
-    def together(plan: tasks.RestorePlan) -> None:
-        insist(plan)
-        if not hasattr(local, "met"):
-            local.met = both.wait()
-
-    def one() -> None:
-        try:
-            said.append(restore("test", into=f"{stage.database.database}_twice"))
-        except NotDone as refused:
-            said.append(str(refused))
-
-    monkeypatch.setattr(tasks, "insist", together)
-    threads = [threading.Thread(target=one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [text for text in said if "every table compared" in text]
-    assert [text for text in said if f"/database/{stage.database.database}_twice is held by restore" in text]
-    drop_database(stage.database.at(f"{stage.database.database}_twice"))
+def test_a_restore_of_a_name_that_another_one_holds_is_told_who(stage: Scene) -> None:
+    name = f"{stage.database.database}_twice"
+    other = fork(lambda: restore("test", into=name), "create *:intent", "stop")  # it holds the name, and stands still
+    assert other.stopped()
+    try:
+        with pytest.raises(NotDone, match=f"/database/{name} is held by restore"):
+            restore("test", into=name)
+    finally:
+        other.wake()
+    drop_database(stage.database.at(name))
 
 
 @pytest.mark.usefixtures("proven")
-def test_a_database_that_came_between_plan_and_lease_is_not_touched(
-    stage: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, insist = f"{stage.database.database}_mine", tasks.insist
+def test_a_database_that_came_between_plan_and_lease_is_not_touched(stage: Scene) -> None:
+    name = f"{stage.database.database}_mine"
     there = stage.database.at(name)
+    chosen = tasks.find(stage.world, "latest-proven", "run")
+    again = partial(tasks.look_again, stage.world, chosen, into=name, swap="", key="run")
+    plan = again()
+    with stage.database.at("postgres").connect() as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    with there.connect() as connection:
+        connection.execute("create table public.users (mine int)")
 
-    def slow(plan: tasks.RestorePlan) -> None:
-        insist(plan)
-        if name not in stage.databases():
-            with stage.database.at("postgres").connect() as connection:
-                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-            with there.connect() as connection:
-                connection.execute("create table public.users (mine int)")
-
-    monkeypatch.setattr(tasks, "insist", slow)
     with pytest.raises(NotDone, match="exists already"):
-        restore("test", into=name)
+        stage.world.carry_out(bring_back, plan, key="between", look=again)
+
     with there.connect() as connection:
         assert connection.execute("select mine from public.users").fetchall() == []
     drop_database(there)

@@ -1,18 +1,15 @@
 """status and reconcile: a broken promise fails the run and says which; what a death left is settled and recorded."""
 
-import os
-import signal
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from blocks.errors import Refused
 from flows.backup.flow import backup
 from flows.effect import NotDone
-from flows.ledger import Ledger, fault
+from flows.ledger import Ledger
 from flows.reconcile import tasks
-from flows.reconcile.flow import reconcile
 from flows.stage import Stage
 from flows.status.flow import status
 from flows.world import World
@@ -48,22 +45,17 @@ def test_status_fails_as_long_as_the_promise_is_broken(stage: Scene, monkeypatch
     broken("nothing answers there")
 
 
-def test_reconcile_finishes_a_commit_whose_run_died_and_records_it(
-    stage: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reconcile_finishes_a_commit_whose_run_died_and_records_it(stage: Scene) -> None:
     before = {each.id for each in stage.bucket.backups}
-    name = "after the manifest, before anything was remembered"
-    with monkeypatch.context() as patch:
-        patch.setattr(fault, "point", dying(":acted"))
-        assert fork(lambda: backup("test", "daily")).ended() == DIED, name
+    died = fork(lambda: backup("test", "daily"), "commit *:acted")  # after the manifest, before it was remembered
+    assert died.ended() == DIED
     new = {each.id for each in stage.bucket.backups} - before
     assert len(new) == 1
     assert not new & {each.id for each in stage.world.ledger.backups()}
     expire(stage.ledger)
-    monkeypatch.setattr(tasks, "LIVES_S", 2.0)
-    monkeypatch.setattr(tasks, "TICK_S", 0.2)
 
-    assert reconcile("test").startswith("1 record found in the bucket and recorded; ")
+    assert "1 record found in the bucket and recorded" in tasks.record_strays.fn(stage.world)
+    settle(stage.world.ledger)
 
     assert not stage.world.ledger.open()
     assert new <= {each.id for each in stage.world.ledger.backups()}
@@ -71,31 +63,18 @@ def test_reconcile_finishes_a_commit_whose_run_died_and_records_it(
     assert (entry.kind, entry.state) == ("commit backup", "done")
 
 
-@pytest.mark.xfail(strict=True, reason="flows/ledger: reconcile takes over whatever is open, whichever stage's it is")
-def test_reconcile_leaves_another_stages_operation_to_that_stage(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scopes begin with the stage, so that stages can share a ledger; but one's world is not another's."""
+def test_a_ledger_is_one_stages_and_refuses_another(stage: Scene) -> None:
+    """Reconcile settles what is open in the world of its stage: of another stage it would settle the wrong world."""
     toml = (Scene.stages(stage.environ) / "test.toml").read_text()
     (Scene.stages(stage.environ) / "other.toml").write_text(toml.replace("tests/", "others/"))
     other = World(Stage.named("other", Scene.stages(stage.environ)), dict(stage.environ))
-    before = {each.id for each in stage.bucket.backups}
-    with monkeypatch.context() as patch:
-        patch.setattr(fault, "point", dying(":intent"))
-        assert fork(lambda: backup("test", "daily")).ended() == DIED
-    expire(stage.ledger)
-    settle(other.ledger)
-    assert {each.id for each in stage.bucket.backups} == before
-    assert not list(other.store.objects().list())
+    mine = "is that of stage test: give other a database of its own"
+    for asked in (other.ledger.tick_once, other.ledger.migrate, other.ledger.backups):
+        with pytest.raises(Refused, match=mine):
+            asked()
 
 
 def settle(ledger: Ledger) -> None:
     for _ in range(10):
         ledger.tick_once()
         time.sleep(0.1)
-
-
-def dying(moment: str) -> Callable[[str, object], None]:
-    def point(name: str, _world: object) -> None:
-        if name.endswith(moment):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return point

@@ -271,3 +271,8 @@ begin
   return null;
 end $$;
 create trigger tell after insert or update on ledger.operation for each row execute function ledger.tell_operation();
+-- Whose ledger this is: reconcile settles whatever is open in it, in the world of one stage, so that it can't be shared.
+create table ledger.stage (
+    one boolean primary key default true check (one),
+    name text not null
+);
