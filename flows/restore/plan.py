@@ -194,7 +194,7 @@ def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
     if lacks:
         lines.append(f"the server lacks the extensions {listed(lacks)}: install them there first")
     need = round(manifest.database.size_bytes * SPACE_FACTOR)
-    if target.free_bytes is not None and target.free_bytes < need:
+    if not target.ours and target.free_bytes is not None and target.free_bytes < need:  # ours is filled already
         lines.append(f"{size(target.free_bytes)} are free there, {size(need)} are needed")
     return lines
 
@@ -221,7 +221,10 @@ def _warnings(manifest: Manifest, target: Target, grade: Grade) -> list[str]:
         lines.append(f"how much space is free there can't be asked from here: about {need} are needed")
     missing = [role for role in manifest.roles if role not in target.roles]
     if missing:
-        lines.append(f"roles missing there: {listed(missing)}; owners and grants are not restored in any case")
+        lines.append(
+            f"roles missing there: {listed(missing)}; owners and grants are not restored in any case, but a policy that"
+            " names one of them would stop the restore at its end: create them first (nologin)"
+        )
     was = manifest.database.collation_version
     if was and target.collation_version and was != target.collation_version:
         lines.append(
