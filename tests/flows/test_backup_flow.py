@@ -117,9 +117,6 @@ def test_without_the_ledger_a_backup_is_good_and_recorded_later(
     assert complete(stage) == listed(stage)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="flows/ledger: without its tables it is Refused (42P01), not Missing as a lost one"
-)
 def test_a_ledger_made_anew_and_still_empty_costs_no_backup(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", url_of(stage.ledger.at("template1")))
     assert "500 rows of 1 table" in backup("test")
