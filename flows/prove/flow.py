@@ -12,12 +12,13 @@ def prove(stage: str, which: str = tasks.NEWEST_UNPROVEN) -> str:
 
     Args:
         stage: which stage's backup is proven
-        which: a backup's id, or "newest-unproven" for the newest one that was never judged
+        which: a backup's id, or "newest-unproven": first one whose proof was asked for and died, then the newest
+            that was never judged and is of a kind that the policy proves
     """
     world = World.of(stage)
     found = tasks.choose(world, which)
     if found is None or found.manifest is None:
-        return "nothing to prove: every backup in the bucket is judged"
+        return "nothing to prove: every backup that is to be proven is judged"
     people.rename_run(f"prove {found.id}")
     paper = tasks.keep(world, found, tasks.prove_it(world, found))
     sentence = tasks.report(paper, found.manifest)

@@ -1,5 +1,6 @@
 """Decides what a proof says: the comparison's differences in, proven, unproven or disproven out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from flows.catalogue.manifest import ProofSeconds
 from flows.records import MOST_DIFFERENCES, Difference, Ruling
 
+RIGHTS = re.compile(r"SQLSTATE (28\w{3}|42501)|permission denied|must be (superuser|owner|member)")
 FULL = ("No space left on device", "53100", "disk full")
 
 
@@ -49,7 +51,9 @@ def unproven(*lacks: str) -> Outcome:
 
 
 def disproven_by(sentence: str) -> Outcome:
-    """It could not be brought back at all, unless it is the scratch's disk that was full."""
+    """It could not be brought back at all, unless it is the scratch that lacks room for it or rights."""
     if any(word in sentence for word in FULL):
         return unproven(f"space: {sentence}")
+    if RIGHTS.search(sentence):
+        return unproven(f"rights: {sentence}")
     return Outcome("disproven", differences=(Difference(what="restore", wanted="every object loads", found=sentence),))

@@ -11,13 +11,15 @@ from blocks.postgres import databases
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import scratch
 from blocks.postgres.load import create_database, drop_database, make_roles
-from blocks.postgres.tools import tools_for
+from blocks.postgres.tools import Tools, tools_for
 from flows import people
 from flows.catalogue.layout import proof_key, signature_of
 from flows.catalogue.manifest import Manifest, ProofPaper
-from flows.catalogue.tasks import Found, look_at_objects, opened_by, read_bucket
+from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, opened_by, read_bucket
 from flows.effect import NotDone, ask_for, effect
 from flows.prove.judge import Outcome, disproven_by, judge, unproven
+from flows.prove.turn import newest_unproven
+from flows.records import KINDS
 from flows.restore.tasks import load_and_compare
 from flows.words import count, duration, listed
 from flows.world import World
@@ -27,7 +29,7 @@ NEWEST_UNPROVEN = "newest-unproven"
 
 
 def choose(world: World, which: str) -> Found | None:
-    """The backup to prove; None when all complete ones are judged already."""
+    """The backup to prove; None when all that are to be proven are judged already."""
     bucket = read_bucket(world.reading, world.keys, world.stage)
     if which != NEWEST_UNPROVEN:
         named = next((each for each in bucket.found if each.id == which), None)
@@ -38,8 +40,10 @@ def choose(world: World, which: str) -> Found | None:
         if named.trouble:
             raise NotDone(f"backup {which} can't be believed: {named.trouble}")
         return named
-    open_ones = [each for each in bucket.found if each.manifest and not each.proofs]
-    return max(open_ones, key=lambda each: each.id, default=None)
+    tried = {each.id for each in bucket.found if each.proofs}
+    wanted = [kind for kind in KINDS if world.stage.backup.policy(kind) != "never"]
+    turn = newest_unproven(graded_with_memory(world, bucket), tried, wanted)
+    return next((each for each in bucket.found if each.id == turn), None)
 
 
 def prove_it(world: World, found: Found) -> ProofPaper:
@@ -132,20 +136,43 @@ def _restored(world: World, found: Found, address: Address, identities: list[str
     lacks = [f"extension {each.name}" for each in manifest.extensions if each.name not in facts.extensions]
     if lacks:
         return unproven(*lacks)
+    if gone := _not_in_the_store(world, found):
+        return gone
     try:
         create_database(address, address.database, manifest.database.model_dump())
+        make_roles(address, manifest.roles)
     except Refused as refused:
-        return unproven(f"the locale or encoding ({refused})")
-    make_roles(address, manifest.roles)
+        return unproven(f"the locale, the encoding or a right ({refused})")
     tools = tools_for(facts.version_num // 10000, address.bin_dir)
+    return _loaded(world, found, address, identities, tools)
+
+
+def _loaded(world: World, found: Found, address: Address, identities: list[str], tools: Tools) -> Outcome:
+    """Only bytes and statements of the backup itself speak against it; a store that refuses fails the run."""
     try:
-        look_at_objects(world.reading, found)
         loaded, compared = load_and_compare(
             address, world.reading, found, identities, tools, world.stage.restore.workers, lambda: None, amcheck=True
         )
-    except (Garbled, Refused, Missing) as wrong:
+    except Garbled as wrong:
         return disproven_by(str(wrong))
+    except Missing:
+        if gone := _not_in_the_store(world, found):
+            return gone
+        raise
+    except Refused as wrong:  # of the store or of the scratch: where it is the store, that says so again
+        return _not_in_the_store(world, found) or disproven_by(str(wrong))
     return judge(compared.differences, compared.lacks, loaded.seconds, compared.seconds)
+
+
+def _not_in_the_store(world: World, found: Found) -> Outcome | None:
+    """Disproven where a listed object is missing or another; raises what the store says where it gives none out."""
+    try:
+        look_at_objects(world.reading, found)
+        for each in found.believed.objects[:1]:
+            next(world.reading.objects().read(found.folder + each.key, length=1), None)
+    except (Garbled, Missing) as wrong:
+        return disproven_by(str(wrong))
+    return None
 
 
 @contextmanager
