@@ -13,6 +13,7 @@ from typing import Any
 
 from flows import people
 from flows.effect import BreakGlass, NotDone, Procedure, without_prefect
+from flows.records import ids_in
 
 FLOWS: Mapping[str, str] = {
     "backup": "flows.backup.flow",
@@ -28,7 +29,10 @@ ALONE = "without a ledger nothing keeps a second operator out: make sure that no
 
 
 def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakGlass, *, as_json: bool) -> int:
-    """Run one flow here; 0 only on success. The last line is the sentence, or with as_json one JSON object."""
+    """Run one flow here; 0 only on success. The plan goes to standard error.
+
+    The last line is the sentence, or with as_json one JSON object, with the ids of the backups that it names.
+    """
     people.to_terminal()
     if glass.alone:
         people.say(ALONE)
@@ -40,7 +44,8 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
     except NotDone as error:
         sentence, code = str(error), 1
     if as_json:
-        print(json.dumps({"flow": name, "stage": stage, "done": code == 0, "sentence": sentence}, ensure_ascii=False))
+        said = {"flow": name, "stage": stage, "done": code == 0, "sentence": sentence, "backups": ids_in(sentence)}
+        print(json.dumps(said, ensure_ascii=False))
     else:
         print(sentence, file=sys.stdout if code == 0 else sys.stderr)
     return code

@@ -145,6 +145,11 @@ def backup_id(at: datetime, kind: Kind, random: str) -> str:
     return made
 
 
+def ids_in(text: str) -> tuple[str, ...]:
+    """The ids of backups that a sentence names, each once, in its order."""
+    return tuple(dict.fromkeys(found[0] for found in _ID.finditer(text)))
+
+
 def parse_id(text: str) -> BackupId:
     """The parts of a backup's id; ValueError in one sentence when it is none."""
     found = _ID.fullmatch(text)

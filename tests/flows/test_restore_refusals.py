@@ -1,15 +1,22 @@
 """restore when another database took the name of its own, and other worlds that it must not make worse."""
 
+import json
 import time
+from collections.abc import Generator
 
 import pytest
 from psycopg import sql
 
+from blocks.postgres.cluster import Cluster
+from blocks.postgres.tools import server_tools
+from deployments.breakglass import run_flow
+from flows import people
 from flows.backup.flow import backup
+from flows.effect import BreakGlass
 from flows.restore.flow import restore
 from tests.parts.deaths import DIED, expire, fork, reconcile
-from tests.parts.postgres import drop_database
-from tests.parts.scene import Scene
+from tests.parts.postgres import drop_database, running
+from tests.parts.scene import Scene, url_of
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +54,29 @@ def test_an_undo_leaves_a_database_that_another_put_in_place_of_the_half_made_on
     reconcile(ledger)
     assert name not in stage.databases()
     assert ledger.history(1)[0].state == "undone"
+
+
+@pytest.fixture
+def rescue() -> Generator[Cluster]:
+    """Another server."""
+    yield from running(server_tools(17))
+
+
+def test_break_glass_restores_into_the_server_of_a_variable_and_names_the_backup_as_json(
+    stage: Scene, taken: str, rescue: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESCUE_URL", url_of(rescue.address()))
+    given = {"which": taken, "into": "rescue:app"}
+    logged = people.LOG.handlers, people.LOG.propagate
+    try:
+        code = run_flow("restore", stage.name, given, BreakGlass(), as_json=True)
+    finally:
+        people.LOG.handlers, people.LOG.propagate = logged
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert (code, said["done"], said["backups"]) == (0, True, [taken])
+    assert "# Plan" in printed.err
+    assert "is restored as app on" in said["sentence"]
+    with rescue.address("app").connect() as connection:
+        assert connection.execute("select count(*) from public.users").fetchone() == (500,)
+    assert "app" not in stage.databases()
