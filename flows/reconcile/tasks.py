@@ -9,7 +9,7 @@ import flows.restore.steps
 from blocks.errors import BlockError, Unreachable
 from flows import people
 from flows.catalogue.tasks import read_bucket, record_in_ledger
-from flows.effect import effect
+from flows.effect import Hidden, NotDone, effect
 from flows.words import count
 from flows.world import World
 
@@ -33,8 +33,9 @@ def record_strays(world: World) -> str:
         recorded = record_in_ledger(world, bucket)
         people.say(world.ledger.sweep())
         return f"{count(recorded, 'record')} found in the bucket and recorded"
-    except BlockError as silent:
-        people.say(f"the bucket could not be compared with the ledger: {silent}")
+    except Exception as trouble:  # noqa: BLE001 - whatever is wrong with keys or records: what died is settled
+        said = trouble if isinstance(trouble, (BlockError, NotDone, Hidden)) else type(trouble).__name__
+        people.say(f"the bucket could not be compared with the ledger: {said}")
         return "the bucket was not compared"
 
 

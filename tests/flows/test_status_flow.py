@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blocks.errors import Refused
+from blocks.keys import new_keys
 from flows.backup.flow import backup
 from flows.effect import NotDone
 from flows.ledger import Ledger
@@ -72,6 +73,18 @@ def test_a_ledger_is_one_stages_and_refuses_another(stage: Scene) -> None:
     for asked in (other.ledger.tick_once, other.ledger.migrate, other.ledger.backups):
         with pytest.raises(Refused, match=mine):
             asked()
+
+
+def test_neither_keys_that_differ_nor_a_newer_record_keep_reconcile_from_settling(stage: Scene) -> None:
+    stage.toml(more=f'[pinned_keys]\nrecipients = ["{new_keys().team_recipient}"]\n')
+    try:
+        assert tasks.record_strays.fn(stage.world) == "the bucket was not compared"
+    finally:
+        stage.toml()
+    with stage.ledger.connect() as connection:
+        connection.execute("""update ledger.backup set record = record || '{"newer": 1}'""")
+        assert tasks.record_strays.fn(stage.world) == "the bucket was not compared"
+        connection.execute("update ledger.backup set record = record - 'newer'")
 
 
 def settle(ledger: Ledger) -> None:
