@@ -50,7 +50,7 @@ def browser() -> Generator[Browser]:
 @pytest.fixture(scope="module")
 def page(browser: Browser, stage: LocalStage) -> Generator[Page]:
     with browser.new_page(viewport={"width": 1280, "height": 800}, base_url=stage.ui) as page:
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         yield page
 
 
@@ -101,9 +101,9 @@ def choose(page: Page, now: str, wanted: str) -> None:
 
 def submit(page: Page) -> str:
     """Ask for the run, go to its page, and return where that is."""
-    page.get_by_role("button", name="Submit").click()
-    page.get_by_text("View run").first.dispatch_event("click")  # two notes lie over each other, and move
-    page.wait_for_url("**/runs/flow-run/*")
+    with page.expect_response("**/create_flow_run") as answered:
+        page.get_by_role("button", name="Submit").click()
+    page.goto(urljoin(page.url, f"/runs/flow-run/{answered.value.json()['id']}"))
     return page.url
 
 
