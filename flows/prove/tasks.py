@@ -19,7 +19,7 @@ from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, op
 from flows.effect import NotDone, ask_for, effect
 from flows.prove.judge import Outcome, disproven_by, judge, unproven
 from flows.prove.turn import newest_unproven
-from flows.records import KINDS
+from flows.records import KINDS, Kind
 from flows.restore.tasks import load_and_compare
 from flows.words import count, duration, listed
 from flows.world import World
@@ -41,7 +41,7 @@ def choose(world: World, which: str) -> Found | None:
             raise NotDone(f"backup {which} can't be believed: {named.trouble}")
         return named
     tried = {each.id for each in bucket.found if each.proofs}
-    wanted = [kind for kind in KINDS if world.stage.backup.policy(kind) != "never"]
+    wanted: list[Kind] = [kind for kind in KINDS if world.stage.backup.policy(kind) != "never"]
     turn = newest_unproven(graded_with_memory(world, bucket), tried, wanted)
     return next((each for each in bucket.found if each.id == turn), None)
 
