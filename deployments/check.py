@@ -13,6 +13,7 @@ from prefect.blocks.core import Block
 from blocks.errors import BlockError, Missing
 from blocks.keys import RestoreKey
 from blocks.postgres.tools import tools_for
+from blocks.storage.block import BackupStore, Purpose
 from deployments.declared import DeclarationError, declared
 from deployments.encryption import warning
 from deployments.objectives import keeps_rpo
@@ -20,6 +21,7 @@ from flows.effect import NotDone, stage_named
 from flows.stage import Stage
 from flows.world import WantedBlock, World, wanted_blocks
 
+PURPOSES: dict[str, Purpose] = {"reading": "reader", "pruning": "pruner"}  # by a store's role in its name
 DURATIONS = 200  # the newest backups whose time counts
 
 
@@ -71,7 +73,7 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
         yield Finding("note", f"{unset}, and it may be left out") if wanted.optional else Finding("problem", unset)
         return
     try:
-        yield Finding("ok", f"{what}: {_answer(wanted.build())}")
+        yield Finding("ok", f"{what}: {_answer(wanted.build(), wanted.name)}")
     except Missing as error:
         elsewhere = wanted.block is RestoreKey  # only the hosts that restore hold it
         yield Finding("note" if elsewhere else "problem", f"{what}: {error}")
@@ -79,7 +81,9 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
         yield Finding("problem", f"{what}: {error}")
 
 
-def _answer(block: Block) -> str:
+def _answer(block: Block, name: str) -> str:
+    if isinstance(block, BackupStore):
+        return block.check(PURPOSES.get(name.rpartition("-")[2], "writer"))
     ask: Callable[[], str] | None = getattr(block, "check", None)
     return ask() if ask else "configured"
 

@@ -11,10 +11,12 @@ import pytest
 from blocks.errors import Refused
 from blocks.keys import RestoreKey, new_keys
 from blocks.postgres.address import Address
+from blocks.storage.objects import S3Place
 from deployments.__main__ import main, parser
 from deployments.check import Finding, findings
 from deployments.keyring import make_keys
 from flows.stage import Stage
+from tests.parts.store import READER
 
 STAGE = """
 [service]
@@ -63,6 +65,19 @@ def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
 def test_a_sound_stage_has_no_problem_and_names_the_tools(stage: Stage, environ: dict[str, str]) -> None:
     assert told(stage, environ, "problem") == []
     assert any("the server is Postgres 17, its tools are of 17" in each for each in told(stage, environ, "ok"))
+
+
+def test_a_store_is_asked_for_its_own_part_only(environ: dict[str, str], place: S3Place) -> None:
+    store = f'[store]\nbucket = "{place.bucket}"\nprefix = "{place.prefix}"\nregion = "us-east-1"\n'
+    stage = Stage.parse(STAGE.partition("[store]")[0] + store, "local")
+    environ |= {
+        "AWS_ENDPOINT_URL": str(place.endpoint),
+        "READING_AWS_ACCESS_KEY_ID": READER.access_key,
+        "READING_AWS_SECRET_ACCESS_KEY": READER.secret_key,
+    }
+    reading = [each for each in findings(stage, environ) if "local-reading" in each.sentence]
+    assert [each.verdict for each in reading] == ["ok"], reading
+    assert "lets the reader do its part" in reading[0].sentence
 
 
 def test_a_host_with_both_keys_is_told_what_that_costs(stage: Stage, environ: dict[str, str]) -> None:
