@@ -161,5 +161,5 @@ def test_a_run_that_is_killed_takes_its_workers_with_it_and_lists_nothing(stage:
 def _is_psql(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip() == "psql"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -3,6 +3,7 @@
 One dump serves many tests: `again` makes another backup of it, of another day, signed as if it had been taken then.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Generator, Mapping
@@ -232,14 +233,15 @@ def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 def children(pid: int) -> list[int]:
-    """All processes below that one."""
+    """All processes below that one; those that end meanwhile are left out."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)]
     return found
