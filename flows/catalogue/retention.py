@@ -28,13 +28,20 @@ LENGTH: dict[Kind, int] = {
 EXTRA: frozenset[Kind] = frozenset({"on-demand", "before-deploy", "before-shutdown"})
 
 
+Reason = tuple[str, datetime | None]  # a rule's words, and when it ends
+
+
 @dataclass(frozen=True)
 class Row:
-    """A backup, whether it stays, and every rule that says so; of a dropped one, why nothing keeps it."""
+    """A backup, whether it stays, and every rule that says so; of a dropped one, why nothing keeps it.
+
+    `until`: when the last of its rules ends, counted as the windows are; None where a rule without an end keeps it.
+    """
 
     backup: Graded
     keep: bool
     reasons: tuple[str, ...]
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +102,18 @@ def plan(
     past = [backup for backup in ordered if backup.at <= now]
     usable = [backup for backup in past if backup.usable]
     ref = usable[-1].at if usable else now
-    reasons: dict[str, list[str]] = {backup.id: [] for backup in ordered}
+    reasons: dict[str, list[Reason]] = {backup.id: [] for backup in ordered}
     for rule in _rules(policy):
         for backup, reason in _representatives(rule, usable, ref):
-            reasons[backup.id].append(reason)
+            reasons[backup.id].append((reason, backup.at + rule.window))
     for backup in usable:
         if backup.kind in EXTRA and backup.at > ref - policy.extra:
-            reasons[backup.id].append("extra")
+            reasons[backup.id].append(("extra", backup.at + policy.extra))
     for backup, reason in _always(ordered, usable, policy, now, restoring):
-        reasons[backup.id].append(reason)
+        reasons[backup.id].append((reason, None))
     for backup in ordered:
         if not backup.usable and (reason := _evidence(backup, ordered, policy, now)):
-            reasons[backup.id].append(reason)
+            reasons[backup.id].append((reason, None))
     return tuple(_row(backup, reasons[backup.id]) for backup in ordered)
 
 
@@ -176,9 +183,17 @@ def _evidence(backup: Graded, ordered: Sequence[Graded], policy: Retention, now:
     return ""
 
 
-def _row(backup: Graded, reasons: Sequence[str]) -> Row:
+def next_expiry(rows: Iterable[Row]) -> Row | None:
+    """The backup that stays and leaves first; None while every one is kept by a rule without an end."""
+    leaving = [row for row in rows if row.keep and row.until]
+    return min(leaving, key=lambda row: (row.until or row.backup.at, row.backup.id), default=None)
+
+
+def _row(backup: Graded, reasons: Sequence[Reason]) -> Row:
     if reasons:
-        return Row(backup, keep=True, reasons=tuple(reasons))
+        ends = [end for _, end in reasons]
+        until = None if None in ends else max(end for end in ends if end)
+        return Row(backup, keep=True, reasons=tuple(reason for reason, _ in reasons), until=until)
     why = "past every rule" if backup.usable else f"{backup.grade}, and looked at long enough"
     return Row(backup, keep=False, reasons=(why,))
 

@@ -26,11 +26,12 @@ from flows.catalogue.ladder import READ_ALL, Due, accused, due, not_as_stored
 from flows.catalogue.layout import MANIFEST, Home, Seen, Shelf, home_of, signature_of, sort_keys
 from flows.catalogue.manifest import Manifest, ManifestError, ProofPaper
 from flows.catalogue.record import record_of
+from flows.catalogue.settings import Papers
 from flows.catalogue.steps import PrunePlan, being_committed, being_restored, remove
 from flows.effect import NotDone, effect
 from flows.records import KINDS, Backup, Check, Proof
 from flows.stage import Stage
-from flows.words import count, moment, size
+from flows.words import count, listed, moment, size
 
 if TYPE_CHECKING:
     from flows.world import World
@@ -286,13 +287,19 @@ def record_in_ledger(world: "World", bucket: Bucket) -> int:
 
 def strays_page(world: "World", bucket: Bucket) -> str:
     """What lies in the bucket and is no backup here: not believable, growing, orphaned, unfinished, foreign."""
-    foreign = count_foreign(world.reading, world.stage)
+    foreign: dict[str, int] = {}
+    rights = ""
+    try:
+        foreign = count_foreign(world.reading, world.stage)
+    except Refused as refused:  # a team may give rights to our prefix alone
+        rights = f"- what is foreign can't be counted with these rights: {refused}"
     lines = ["# What else lies in the bucket"]
     lines += [f"- **not believable**: {each.id}: {each.trouble}" for each in bucket.unreadable]
     lines += [f"- without a manifest yet, perhaps being written: {name}" for name in bucket.shelf.growing]
     lines += [f"- without a manifest, swept by the next prune: {name}" for name in bucket.shelf.orphans]
     lines += [f"- unfinished upload since {moment(each.started)}: {each.key}" for each in bucket.unfinished]
     lines += [f"- foreign, never touched: {count(number, 'object')} in {name}" for name, number in foreign.items()]
+    lines += [rights] if rights else []
     return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing."])
 
 
@@ -414,4 +421,7 @@ def carry_out_prune(world: "World", look: PruneLook, *, really: bool) -> str:
         key=f"prune {people.run_key()}",
         look=lambda: plan_of(look_for_prune(world, really=really)),
     )
-    return f"{count(len(look.plan.drops), 'backup')} deleted, {count(len(look.bucket.shelf.orphans), 'orphan')} swept"
+    kept = [each.id for each in look.plan.drops if Papers(each.id).read(world)]
+    gone = count(len(look.plan.drops) - len(kept), "backup")
+    stayed = f", {listed(kept)} stayed as it became needed" if kept else ""
+    return f"{gone} deleted{stayed}, {count(len(look.bucket.shelf.orphans), 'orphan')} swept"

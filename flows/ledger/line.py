@@ -69,7 +69,7 @@ class Line:
         except psycopg.Error as error:
             raise self._meaning(error) from None
         except Unreachable as error:
-            raise Unheard(str(error)) from None
+            raise Unheard(f"the ledger does not answer: {error}") from None
         except BaseException:  # a cancel in the middle of a statement: nobody may use this connection again
             self._drop()
             raise

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from flows import people
 from flows.catalogue.grades import Graded, graded
 from flows.catalogue.health import health
-from flows.catalogue.retention import Circumstances, prune_plan
+from flows.catalogue.retention import Circumstances, next_expiry, prune_plan
 from flows.catalogue.tasks import accusations
 from flows.effect import NotDone, effect
 from flows.ledger import Entry
-from flows.words import count
+from flows.words import count, moment
 from flows.world import World
 
 
@@ -56,4 +56,9 @@ def _next_to_go(world: World, seen: Seen, now: datetime) -> str:
     going = [each.id for each in plan.drops]
     if not plan.verdict.go:
         return f"the next prune deletes nothing: {plan.verdict.reason}"
-    return f"the next prune deletes {', '.join(going)}" if going else "the next prune deletes nothing"
+    if going:
+        return f"the next prune deletes {', '.join(going)}"
+    first = next_expiry(plan.rows)
+    if first is None or first.until is None:
+        return "no backup expires: rules without an end keep all of them"
+    return f"the next to expire is {first.backup.id}, at {moment(first.until)}"

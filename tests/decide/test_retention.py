@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.catalogue.grades import Graded
-from flows.catalogue.retention import Circumstances, Row, plan, prune_plan
+from flows.catalogue.retention import Circumstances, Row, next_expiry, plan, prune_plan
 from flows.records import Kind
 from flows.stage import Retention
 from tests.decide.builders import at, graded
@@ -226,3 +226,15 @@ def test_really_overrides_the_share_and_nothing_else() -> None:
 
 def test_a_clock_set_back_prunes_nothing() -> None:
     assert not verdict_of(CASE_A, NOW - timedelta(days=2))[0]
+
+
+def test_the_next_to_expire_is_the_one_whose_last_rule_ends_first() -> None:
+    rows = rows_of([graded("11-19 02:00"), graded("11-21 02:00"), graded("11-24 02:00")], policy=NO_HOURLY)
+    first = next_expiry(rows.values())
+    assert first is not None
+    assert first.backup.id == "11-19 02:00 daily"  # its day's alone; the 21st is its week's too
+    assert first.until == at("11-26 02:00")
+
+
+def test_nothing_expires_while_rules_without_an_end_keep_everything() -> None:
+    assert next_expiry(rows_of([graded("11-24 02:00")], policy=NO_HOURLY).values()) is None

@@ -160,7 +160,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    tempfile.tempdir = None  # it is looked up again
     watch = Watch(temporary)
     watching = threading.Thread(target=watch.look)
     with prefect_test_harness(server_startup_timeout=180), logging_of_flows():
@@ -172,6 +172,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
         finally:
             watch.over.set()
             watching.join()
+            tempfile.tempdir = None
     tables = dumped(Path(url.partition("///")[2]))  # after the harness: it drained the logs on their way
     out, err = capfd.readouterr()
     places = {

@@ -122,7 +122,6 @@ def test_a_ledger_made_anew_and_still_empty_costs_no_backup(stage: Scene, monkey
     assert "500 rows of 1 table" in backup("test")
 
 
-@pytest.mark.xfail(strict=True, reason="flows/ledger: Unheard names a database and a port, not that it is the ledger")
 @pytest.mark.usefixtures("stage")
 def test_a_silent_ledger_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", NOBODY)
