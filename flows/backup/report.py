@@ -38,7 +38,7 @@ def report_page(
                 f"| stored, encrypted | {size(totals.stored_bytes)}, 1 : {ratio:.1f} |",
                 *(f"| {STEPS.get(step, step)} | {duration(length)} |" for step, length in kept.seconds.items()),
                 f"| proof | {'asked for' if proof.go else 'none'}: {proof.reason} |",
-                f"| stays at least until | {moment(kept.at + _window(plan.kind, retention))} |",
+                f"| stays, as the best of its time, until | {moment(kept.at + _window(plan.kind, retention))} |",
             )
         ),
     ]

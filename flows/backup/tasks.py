@@ -97,7 +97,7 @@ def take(server: PostgresServer, store: BackupStore, keys: BackupKeys, stage: St
             level=stage.backup.level,
             workers=stage.backup.workers,
             metadata={"backup-id": backup, "backup-date": held.snapshot.time.isoformat(), "service": plan.service},
-            storage_class=store.frequent_storage_class if plan.kind == "frequent" else store.storage_class,
+            storage_class=store.class_of(frequent=plan.kind == "frequent"),
             lock_wait_s=rules.lock_wait.total_seconds(),
             progress=Shown(people.Progress("backup-progress", f"Progress of {backup}")),
             watch=Limit(clock, rules.snapshot_limit.total_seconds()),
