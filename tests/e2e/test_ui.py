@@ -194,7 +194,7 @@ def test_a_backups_progress_and_report_are_artifacts(page: Page, backed_up: str)
     expect(page.get_by_role("link", name="backup-progress")).to_contain_text(re.compile(f"Progress of {BACKUP}"))
     page.get_by_role("link", name="backup-report").first.click()
     expect(page.get_by_role("heading", name=re.compile(BACKUP))).to_be_visible()
-    for text in ("every daily backup is proven", "stays at least until", "public.videos"):
+    for text in ("every daily backup is proven", "as the best of its time", "public.videos"):
         expect(page.get_by_text(text).first).to_be_visible()
     chart = page.get_by_role("img", name=re.compile("^Stored: "))
     expect(chart).to_be_visible()
