@@ -44,6 +44,7 @@ class Part:
     needs: tuple[str, ...]
     build: Callable[[Stage, Environment], Block]
     optional: bool = False
+    spare: tuple[str, ...] = ()  # break glass does without: it reads and restores, and signs nothing
 
     def name(self, stage: str) -> str:
         """The block's name: the stage, and the role where a stage has several blocks of one type."""
@@ -59,6 +60,7 @@ class WantedBlock:
     build: Callable[[], Block]
     missing: tuple[str, ...]
     optional: bool
+    spare: tuple[str, ...] = ()
 
 
 def _server(url: str) -> Callable[[Stage, Environment], Block]:
@@ -115,7 +117,9 @@ PARTS = (
     Part("", BackupStore, AWS, _store("")),
     Part("reading", BackupStore, tuple(f"READING_{name}" for name in AWS), _store("READING_"), optional=True),
     Part("pruning", BackupStore, tuple(f"PRUNING_{name}" for name in AWS), _store("PRUNING_"), optional=True),
-    Part("", BackupKeys, PUBLIC_KEYS, _keys("BACKUP_SIGNING_KEY")),  # without it: reads and restores, signs nothing
+    Part(
+        "", BackupKeys, (*PUBLIC_KEYS, "BACKUP_SIGNING_KEY"), _keys("BACKUP_SIGNING_KEY"), spare=("BACKUP_SIGNING_KEY",)
+    ),
     Part("proof", BackupKeys, (*PUBLIC_KEYS, "PROOF_SIGNING_KEY"), _keys("PROOF_SIGNING_KEY")),
     Part(
         "",
@@ -142,6 +146,7 @@ def wanted_blocks(stage: Stage, environ: Environment) -> list[WantedBlock]:
             lambda part=part: part.build(stage, environ),
             tuple(name for name in _needs(part, stage) if not environ.get(name)),
             part.optional,
+            part.spare,
         )
         for part in PARTS
     ]
@@ -270,7 +275,7 @@ class World:
 
     def _made(self, kind: type[B], name: str) -> B | None:
         for wanted in wanted_blocks(self.stage, self._environ or {}):
-            if wanted.block is kind and wanted.name == name and not wanted.missing:
+            if wanted.block is kind and wanted.name == name and not set(wanted.missing) - set(wanted.spare):
                 made = wanted.build()
                 return made if isinstance(made, kind) else None
         return None

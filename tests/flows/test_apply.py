@@ -24,10 +24,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks.errors import BlockError, Missing, Refused, Unreachable
 from blocks.keys import BackupKeys, new_keys
 from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster
 from deployments.automations import told_of
 from deployments.declared import Declared, declared
 from deployments.server import apply, reached
 from flows.stage import Stage
+from tests.parts.postgres import drop_database, make_database
 
 STAGE = """
 [service]
@@ -217,13 +219,18 @@ def test_what_the_repository_no_longer_names_is_listed_and_removed_only_with_pru
 
 
 @pytest.mark.usefixtures("server")
-def test_another_stage_is_left_alone(stage: Stage, environ: dict[str, str]) -> None:
+def test_another_stage_is_left_alone(stage: Stage, environ: dict[str, str], postgres17: Cluster) -> None:
     lines(stage, environ)
     yard = stage.model_copy(update={"name": "yard"})
     found = declared("yard", FILE.replace("lab", "yard"))
-    assert "created   deployment backup/yard" in lines(yard, environ, found)
-    assert not [line for line in lines(yard, environ, found[:1], prune=True) if "/lab" in line]
+    with pytest.raises(Refused, match="is that of stage lab: give yard a database of its own"):
+        lines(yard, environ, found)
+    ledger = make_database(postgres17)
+    own = environ | {"LEDGER_URL": ledger.url()}
+    assert "created   deployment backup/yard" in lines(yard, own, found)
+    assert not [line for line in lines(yard, own, found[:1], prune=True) if "/lab" in line]
     assert not changed(lines(stage, environ))
+    drop_database(ledger)
 
 
 def test_prefects_own_deploy_yields_the_same(
