@@ -47,6 +47,8 @@ from tests.parts.postgres import running as running_cluster
 BIG = "create table big as select i as id, repeat(md5(i::text), 8) as t from generate_series(1, {}) i"
 MANY = 100_000  # about 25 MB: psql takes some tenths of a second
 
+DEBIANS = Path("/usr/lib/postgresql/15/bin/pg_dump")
+
 
 def psql_of(address: Address) -> int | None:
     return running("psql", address.database)
@@ -380,9 +382,10 @@ def test_no_secret_is_on_a_command_line(database: Address, tmp_path: Path) -> No
     assert not [line for line in seen if any(secret in line for secret in secrets)]
 
 
-def test_a_server_newer_than_the_tools_is_refused(database: Address) -> None:
+@pytest.mark.skipif(not DEBIANS.exists(), reason="the client tools of Debian's postgresql-15 are not installed")
+def test_a_server_newer_than_the_tools_is_refused() -> None:
     with pytest.raises(Refused, match=r"server is 17, the newest pg_dump .* is 15"):
-        tools_for(17, "/usr/lib/postgresql/15/bin")
+        tools_for(17, str(DEBIANS.parent))
 
 
 # ---- small rules
