@@ -66,7 +66,7 @@ class Rescue(Matrix):
             found = [point.replace(value, f"{{{name}}}") for point in found]
         return found
 
-    def complain(self, point: str, fault: Any) -> list[str]:
+    def complain(self, point: str, fault: Any, tries: int = 2) -> list[str]:
         made: list[Arguments] = []
 
         def fresh(label: str) -> Arguments:
@@ -74,8 +74,8 @@ class Rescue(Matrix):
             self.tries[made[-1]["key"]] = made[-1]
             return made[-1]
 
-        found = Matrix.complain(replace(self, fresh=fresh), point, fault)
-        broken = [*self.seen.get(made[0]["key"], []), *self.promise(made[0])]
+        found = Matrix.complain(replace(self, fresh=fresh), point, fault, tries)
+        broken = [*self.seen.get(made[-1]["key"], []), *self.promise(made[-1])]
         return found + [f"{point} {fault}: {each}" for each in broken]
 
     def _settle(self, book: Book) -> bool:
