@@ -163,6 +163,15 @@ def parse_id(text: str) -> BackupId:
     return BackupId(at, next(known for known in KINDS if known == kind), random)
 
 
+def is_id(text: str) -> bool:
+    """Whether the text is a backup's id."""
+    try:
+        parse_id(text)
+    except ValueError:
+        return False
+    return True
+
+
 def canonical(value: object) -> bytes:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8. What is signed or hashed goes through here."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -85,7 +85,7 @@ class ObjectStore:
 
     def _chosen_ports(self, port: int | None) -> dict[str, int]:
         names = (*_SERVERS, *_grpc(_SERVERS), "iceberg", "lance")
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         known = json.loads(self._ports.read_text())["s3"] if self._ports.exists() else ports["s3"]
         ports["s3"] = port or known
         if not _is_free(ports["s3"]):
@@ -141,7 +141,7 @@ def _identities(folder: Path, identities: Sequence[Identity]) -> Path:
     return path
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, found by taking all of them at once."""
     with contextlib.ExitStack() as taken:
         sockets = [taken.enter_context(socket.socket()) for _ in range(count)]

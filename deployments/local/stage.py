@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import shlex
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.tools import server_tools
 from deployments.local.database import ServiceDatabase
-from deployments.local.objectstore import ObjectStore
+from deployments.local.objectstore import ObjectStore, free_ports
 from deployments.local.running import Running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,19 +114,8 @@ def _ports(folder: Path) -> dict[str, int]:
     paper = folder / "ports.json"
     if not paper.exists():
         names = ("control", "primary", "standby", "store", "prefect", "service")
-        _private(paper, json.dumps(dict(zip(names, _free_ports(len(names)), strict=True))))
+        _private(paper, json.dumps(dict(zip(names, free_ports(len(names)), strict=True))))
     return json.loads(paper.read_text())
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _start_data(folder: Path, ports: Mapping[str, int], say: Say) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flows.catalogue.grades import Graded
-from flows.records import parse_id
+from flows.records import is_id
 from flows.stage_errors import nearest
 
 LATEST_PROVEN = "latest-proven"
@@ -27,7 +27,7 @@ def choose(which: str, backups: Sequence[Graded]) -> Choice:
     ordered = sorted(backups, key=lambda backup: (backup.at, backup.id))
     if which == LATEST_PROVEN:
         return _latest_proven(ordered)
-    if _is_id(which):
+    if is_id(which):
         return _by_id(which, ordered)
     time = _time(which)
     if time is None:
@@ -77,14 +77,6 @@ def _as_of(time: datetime, ordered: Sequence[Graded], assumed: str) -> Choice:
 
 def _named(backup: Graded) -> str:
     return f"{backup.id} ({backup.reason or backup.grade})"
-
-
-def _is_id(text: str) -> bool:
-    try:
-        parse_id(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _time(text: str) -> datetime | None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 from urllib.parse import quote
 
-from flows.records import parse_id
+from flows.records import is_id
 from flows.stage import Stage
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ class Home:
     def owner(self, key: str) -> str | None:
         """The id of the backup that a key belongs to, or None where the key is foreign to this home."""
         backup, slash, name = key.removeprefix(self.folder).partition("/")
-        if not key.startswith(self.folder) or not slash or not _is_id(backup) or not _is_ours(name):
+        if not key.startswith(self.folder) or not slash or not is_id(backup) or not _is_ours(name):
             return None
         return backup
 
@@ -132,14 +132,6 @@ def _segment(name: str) -> str:
     """One folder's name: two databases never share a home, and none climbs out of it."""
     escaped = quote(name, safe="")
     return escaped.replace(".", "%2E") if not escaped.strip(".") else escaped
-
-
-def _is_id(text: str) -> bool:
-    try:
-        parse_id(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_ours(name: str) -> bool:
