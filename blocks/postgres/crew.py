@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the parent does meanwhile: `look` every second (it raises to end the run), the rest as it happens."""
+    """What the parent does meanwhile: `look` first and every second (it raises to end the run), the rest as it happens."""
 
     look: Callable[[], None] = field(default=lambda: None)
     moved: Callable[[int], None] = field(default=lambda _: None)
@@ -85,7 +85,7 @@ class _Run:
         self._running: dict[_Worker, int] = {}
         self._again: set[int] = set()
         self._results: dict[int, dict[str, Any]] = {}
-        self._looked = time.monotonic()
+        self._looked = -_LOOK_EVERY_S
 
     def results(self) -> list[dict[str, Any]]:
         while self._waiting or self._running:

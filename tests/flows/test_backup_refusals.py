@@ -1,11 +1,13 @@
 """backup meets a pooler, a ledger that says no, a store that lies: refused early, or a good backup all the same."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from blocks.errors import Refused
@@ -128,18 +130,32 @@ def test_a_stage_is_refused_on_the_work_pool_of_another() -> None:
         refuse_other_pool("production", "staging")
 
 
+def end_once_waited_for(migration: psycopg.Connection, database: Address) -> None:
+    """End the migration when somebody has waited for its lock for longer than the limit."""
+    waited = "select 1 from pg_locks where not granted and clock_timestamp() - waitstart > '1.2s'"
+    with database.connect() as connection:
+        deadline = time.monotonic() + 30
+        while not connection.execute(waited).fetchall() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    migration.rollback()
+
+
 def test_a_snapshot_past_its_limit_ends_the_backup_and_says_what_to_do(stage: Scene) -> None:
-    """A migration's lock on a table keeps the snapshot waiting for longer than the limit."""
+    """A migration's lock on a sequence keeps the snapshot waiting for longer than the limit."""
     before = {each.id for each in stage.bucket.backups}
     stage.toml('lock_wait = "5s"', 'lock_wait = "5s"\nsnapshot_limit = "1s"')
     try:
         with stage.database.connect(autocommit=False) as migration:
-            migration.execute("lock table public.users in access exclusive mode")
-            threading.Timer(1.5, migration.rollback).start()
+            migration.execute("create sequence public.held_up")
+            migration.commit()
+            migration.execute("drop sequence public.held_up")
+            threading.Thread(target=end_once_waited_for, args=(migration, stage.database)).start()
             with pytest.raises(NotDone, match=r"older than 1 s \(database\.snapshot_limit\)"):
                 backup("test")
     finally:
         stage.toml()
+        with stage.database.connect() as connection:
+            connection.execute("drop sequence public.held_up")
     assert {each.id for each in stage.bucket.backups} == before
     failed = [each for each in stage.world.ledger.backups() if each.state == "failed"]
     assert ["snapshot_limit" in str(each.error) for each in failed] == [True]
