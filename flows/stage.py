@@ -7,58 +7,31 @@ one that is. It holds names, numbers and thresholds, never a secret: those are i
 """
 
 import json
-import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from flows.records import Kind
 from flows.stage_errors import StageError, complaints, nearest, syntax_complaint
+from flows.stage_release import Bake, Release
+from flows.stage_values import Duration, Percent, Policy, Section, Span, Word, said
 
 STAGES = Path(__file__).parent.parent / "deployments" / "stages"
 
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _NAME = r"^[a-z][a-z0-9-]{0,31}$"  # also a work pool, a queue, the first part of each key in the store
 
 
-def _duration(value: object) -> timedelta:
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if not found:
-        raise ValueError('a duration such as "30s", "5m", "48h" or "7d"')
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
-
-def _said(span: timedelta) -> str:
-    """As the TOML writes it, in the largest unit that divides it."""
-    seconds = round(span.total_seconds())
-    number, unit = next((seconds // each, u) for u, each in _SECONDS.items() if seconds % each == 0)
-    return f"{number}{unit}"
-
-
-Span = Annotated[timedelta, BeforeValidator(_duration)]  # may be zero: a rule that is off
-Duration = Annotated[Span, Field(gt=timedelta(0))]
-Percent = Annotated[int, Field(ge=0, le=100)]
-Policy = Annotated[str, Field(pattern=r"^(every|every [1-9]\d{0,3}(st|nd|rd|th)|weekly|never)$")]
-Word = Annotated[str, Field(min_length=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Service(_Section):
+class Service(Section):
     """The service as its users know it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # a folder of the backups' layout
     public_url: str = ""
 
 
-class Part(_Section):
+class Part(Section):
     """One process of the service on its platform."""
 
     name: Word
@@ -88,7 +61,7 @@ class Part(_Section):
         return self
 
 
-class Database(_Section):
+class Database(Section):
     """The service's database, and what of it is not backed up."""
 
     name: Word
@@ -101,14 +74,14 @@ class Database(_Section):
     tools: str = ""  # where the client tools lie; empty: they are looked for
 
 
-class Objectives(_Section):
+class Objectives(Section):
     """What was promised: how old the newest backup may be, how long a recovery may take."""
 
     rpo: Duration
     rto: Duration
 
 
-class LedgerRules(_Section):
+class LedgerRules(Section):
     """How an operation holds what it changes."""
 
     lease: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
@@ -116,7 +89,7 @@ class LedgerRules(_Section):
     wait_limit: Duration = timedelta(minutes=30)
 
 
-class BackupRules(_Section):
+class BackupRules(Section):
     """How a backup is taken, and which kinds prove themselves."""
 
     workers: Annotated[int, Field(ge=1, le=32)] = 2
@@ -128,13 +101,13 @@ class BackupRules(_Section):
         return self.prove.get(kind, "every")
 
 
-class RestoreRules(_Section):
+class RestoreRules(Section):
     """How a backup is brought back."""
 
     workers: Annotated[int, Field(ge=1, le=32)] = 2
 
 
-class Store(_Section):
+class Store(Section):
     """Where backups lie."""
 
     kind: Literal["s3", "directory"] = "s3"
@@ -155,14 +128,14 @@ class Store(_Section):
         return self
 
 
-class PinnedKeys(_Section):
+class PinnedKeys(Section):
     """Public keys pinned here as well as in the block, so that both must agree; empty: only the block's."""
 
     recipients: tuple[Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")], ...] = ()
     verifying_keys: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")], ...] = ()
 
 
-class Retention(_Section):
+class Retention(Section):
     """Which backups stay. Windows count back from the newest complete backup, not from now."""
 
     hourly: Span = timedelta(hours=48)
@@ -177,14 +150,14 @@ class Retention(_Section):
     grace: Annotated[Duration, Field(ge=timedelta(hours=1))] = timedelta(hours=24)  # of objects without a manifest
 
 
-class Environment(_Section):
+class Environment(Section):
     """The service's variables: which must be set, and which values this stage sets itself."""
 
     required: tuple[Word, ...] = ()
     presets: dict[str, str] = Field(default_factory=dict)
 
 
-class Stage(_Section):
+class Stage(Section):
     """One environment that is operated."""
 
     name: Annotated[str, Field(pattern=_NAME)]
@@ -199,12 +172,14 @@ class Stage(_Section):
     pinned_keys: PinnedKeys = PinnedKeys()
     retention: Retention = Retention()
     environment: Environment = Environment()
+    release: Release = Release()
+    bake: Bake = Bake()
     parts: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
     def _lets_a_backup_end_before_its_objects_are_swept(self) -> Self:
         if self.retention.grace <= self.database.snapshot_limit:
-            grace, limit = (_said(each) for each in (self.retention.grace, self.database.snapshot_limit))
+            grace, limit = (said(each) for each in (self.retention.grace, self.database.snapshot_limit))
             raise ValueError(
                 f"retention.grace wants more than database.snapshot_limit ({limit}), found {grace}: a prune would sweep"
                 " objects of a backup that is still being taken"

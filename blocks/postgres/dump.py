@@ -96,8 +96,8 @@ def dump(  # noqa: PLR0913 - options by keyword, each with a default
 ) -> Dumped:
     """Store everything that is held under prefix (ends with "/"), largest table first behind the schema.
 
-    `watch` is called first and every second, after the holder was found alive; what it raises ends the dump (a limit, a lost
-    lease). Raises Unreachable (the whole may be tried again), Refused, Garbled.
+    `watch` is called first and every second, after the holder was found alive; what it raises ends the dump (a limit,
+    a lost lease). Raises Unreachable (the whole may be tried again), Refused, Garbled.
     """
     started = time.monotonic()
     tables = held.survey.tables

@@ -17,6 +17,7 @@ from flows.ledger.errors import Busy
 from flows.ledger.hands import Hands, Look, Settled, busy, owner_of
 from flows.ledger.line import Line
 from flows.ledger.operation import Operation
+from flows.ledger.releases import Releases
 from flows.ledger.statements import KNOWN, Beginning, Row, Unwritten
 from flows.ledger.steps import Steps
 from flows.ledger.takeover import TICK, Reconciler, stands_still_s
@@ -172,6 +173,11 @@ class Ledger:
         return [row["key"] for row in self._line.ask(STOP, [who, key_or_scope, key_or_scope])]
 
     # ---- what is remembered
+
+    @property
+    def releases(self) -> Releases:
+        """Releases, their gates, looks and quarantine."""
+        return Releases(self._line)
 
     def remember(self, record: Backup | Proof | Check, op: Operation | None = None) -> None:
         """Write a record, or write it again; fenced by the operation when one is given."""

@@ -120,9 +120,9 @@ def test_a_second_migration_changes_nothing_and_says_so(database: Address) -> No
     with pytest.raises(Refused, match="is at version 0, 1 is needed: apply the stage"):
         ledger.check()
 
-    assert ledger.migrate().endswith("is now at version 1: applied 0001_ledger")
-    assert ledger.migrate().endswith("is at version 1: nothing to do")
-    assert ledger.check().endswith("answers, version 1, 0 open operations, reconcile never passed")
+    assert ledger.migrate().endswith("is now at version 2: applied 0001_ledger, 0002_releases")
+    assert ledger.migrate().endswith("is at version 2: nothing to do")
+    assert ledger.check().endswith("answers, version 2, 0 open operations, reconcile never passed")
 
 
 def test_a_ledger_of_a_newer_shipkeeper_is_refused(database: Address) -> None:

@@ -28,7 +28,7 @@ ACTING = ("flow", "tasks", "steps", "settings")  # the files of a concern that m
 PURE = frozenset({
     "abc", "base64", "bisect", "collections", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch",
     "fractions", "functools", "graphlib", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator",
-    "re", "statistics", "string", "textwrap", "tomllib", "types", "typing", "typing_extensions", "unicodedata",
+    "re", "shlex", "statistics", "string", "textwrap", "tomllib", "types", "typing", "typing_extensions", "unicodedata",
     "uuid", "zoneinfo", "__future__", "pydantic", "pydantic_core", "binascii", "html", "urllib.parse",
 })  # fmt: skip
 PLACES = ("PATH", "XDG_CACHE_HOME")  # where this machine keeps programs and caches: no setting of ours
