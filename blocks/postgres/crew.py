@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the parent does meanwhile: `look` first and every second (it raises to end the run), the rest as it happens."""
+    """What the parent does: `look` first and every second (it raises to end the run), the rest as it happens."""
 
     look: Callable[[], None] = field(default=lambda: None)
     moved: Callable[[int], None] = field(default=lambda _: None)
