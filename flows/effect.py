@@ -154,12 +154,23 @@ def run_name(template: str) -> Callable[[], str]:
     return name
 
 
-def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -> str:
-    """Ask for another deployment's run; the same key again asks for nothing new. Returns a sentence for the report."""
+@dataclass(frozen=True)
+class Asked:
+    """What came of asking for another run: its name, empty where none was asked for; as text the whole sentence."""
+
+    run: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -> Asked:
+    """Ask for another deployment's run; the same key again asks for nothing new. Where nobody was asked, it says so."""
+    given = "".join(f" --param {name}={value}" for name, value in parameters.items() if name != "stage")
     if plain():
-        given = " ".join(f"--param {name}={value}" for name, value in parameters.items() if name != "stage")
-        command = f"python -m deployments run {flow} --stage {stage} {given}".rstrip()
-        return f"{flow} was not asked for, as no Prefect server is used here; do it with: {command}"
+        command = f"python -m deployments run {flow} --stage {stage}{given}"
+        return Asked("", f"{flow} was not asked for, as no Prefect server is used here; do it with: {command}")
     try:
         asked: Any = run_deployment(
             f"{flow}/{stage}",
@@ -170,8 +181,9 @@ def ask_for(flow: str, stage: str, parameters: Mapping[str, Any], *, key: str) -
             as_subflow=False,
         )
     except (HTTPError, PrefectException) as error:  # what was done is done: that nobody was asked is only said
-        return f"{flow} could not be asked for ({type(error).__name__}): is its deployment {flow}/{stage} applied?"
-    return f"{flow} asked for: run {asked.name}"
+        why = f"{flow} could not be asked for ({type(error).__name__}): is its deployment {flow}/{stage} applied?"
+        return Asked("", f"{why} Then do it with: prefect deployment run {flow}/{stage}{given}")
+    return Asked(asked.name, f"{flow} asked for: run {asked.name}")
 
 
 def actor() -> str:

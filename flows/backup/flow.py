@@ -26,5 +26,4 @@ def backup(stage: str, kind: Kind = "on-demand", dry_run: bool = False) -> str:
     with tasks.failure_recorded(world, plan):
         taken = tasks.take(world.database, world.store, world.keys, world.stage, plan)
         kept = tasks.keep(world, taken)
-    tasks.report(world, plan, taken, kept)
-    return tasks.ask_for_proof(world, kept)
+    return tasks.report(world, plan, taken, kept, tasks.ask_for_proof(world, kept))

@@ -8,18 +8,15 @@ from flows.catalogue.manifest import Manifest
 from flows.chart import bars
 from flows.records import Backup, Kind
 from flows.stage import Retention
-from flows.verdict import Verdict
 from flows.words import duration, moment, size
 
 STEPS = {"snapshot": "until the snapshot", "dump": "dump and upload"}
 
 
-def report_page(
-    plan: BackupPlan, manifest: Manifest, trend: Sequence[Backup], retention: Retention, proof: Verdict
-) -> str:
+def report_page(plan: BackupPlan, manifest: Manifest, trend: Sequence[Backup], retention: Retention, proof: str) -> str:
     """The page in Markdown: what, how long each step, its proof, when it goes, sizes beside the last ones.
 
-    `trend` are the last backups, oldest first, this one at the end; `proof` is whether one is asked for, and why.
+    `trend` are the last backups, oldest first, this one at the end; `proof` says whether one was asked for, or why not.
     """
     totals = manifest.totals
     ratio = totals.plain_bytes / totals.stored_bytes if totals.stored_bytes else 1.0
@@ -37,7 +34,7 @@ def report_page(
                 f"| read, as text | {size(totals.plain_bytes)} |",
                 f"| stored, encrypted | {size(totals.stored_bytes)}, 1 : {ratio:.1f} |",
                 *(f"| {STEPS.get(step, step)} | {duration(length)} |" for step, length in kept.seconds.items()),
-                f"| proof | {'asked for' if proof.go else 'none'}: {proof.reason} |",
+                f"| proof | {proof} |",
                 f"| stays, as the best of its time, until | {moment(kept.at + _window(plan.kind, retention))} |",
             )
         ),

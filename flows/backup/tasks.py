@@ -143,28 +143,25 @@ def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
         raise
 
 
-def report(world: World, plan: BackupPlan, taken: Taken, kept: Backup) -> None:
-    """The page for people, with the last ones beside it."""
+def ask_for_proof(world: World, kept: Backup) -> str:
+    """Ask for the proof when the stage's policy wants one, and remember that only when a run was asked for."""
+    verdict = wants_proof(kept, _remembered(world).history, world.stage.backup.policy(kept.kind))
+    if not verdict.go:
+        return f"not proven: {verdict.reason}"
+    asked = ask_for("prove", world.stage.name, {"which": kept.id}, key=f"prove-{kept.id}")
+    if asked.run and kept.operation is not None:
+        world.remember(kept.model_copy(update={"proof_asked_at": datetime.now(UTC)}))
+    return str(asked)
+
+
+def report(world: World, plan: BackupPlan, taken: Taken, kept: Backup, proof: str) -> str:
+    """Show the page for people, with the last ones beside it; returns the sentence."""
     known = _remembered(world).history
     last = [b for b in known if b.state == "complete" and b.id != kept.id][:11]
-    proof = wants_proof(kept, known, world.stage.backup.policy(kept.kind))
     page = report_page(plan, taken.manifest, [*reversed(last), kept], world.stage.retention, proof)
-    people.report("backup-report", page, f"{kept.id}: {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored")
-
-
-def ask_for_proof(world: World, kept: Backup) -> str:
-    """Ask for the proof when the stage's policy wants one for this backup."""
-    history = _remembered(world).history
-    verdict = wants_proof(kept, history, world.stage.backup.policy(kept.kind))
-    sentence = (
-        f"{kept.id}: {count(kept.rows, 'row')} of {count(kept.tables, 'table')}, {size(kept.stored_bytes)} stored"
-    )
-    if not verdict.go:
-        return f"{sentence}; not proven: {verdict.reason}"
-    asked = ask_for("prove", world.stage.name, {"which": kept.id}, key=f"prove-{kept.id}")
-    if kept.operation is not None:
-        world.remember(kept.model_copy(update={"proof_asked_at": datetime.now(UTC)}))
-    return f"{sentence}; {asked}"
+    stored = f"{size(kept.stored_bytes)} stored"
+    people.report("backup-report", page, f"{kept.id}: {count(kept.tables, 'table')}, {stored}")
+    return f"{kept.id}: {count(kept.rows, 'row')} of {count(kept.tables, 'table')}, {stored}; {proof}"
 
 
 def _remembered(world: World) -> Remembered:

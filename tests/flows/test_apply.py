@@ -28,6 +28,7 @@ from blocks.postgres.cluster import Cluster
 from deployments.automations import told_of
 from deployments.declared import Declared, declared
 from deployments.server import apply, reached
+from flows.effect import ask_for
 from flows.stage import Stage
 from tests.parts.postgres import drop_database, make_database
 
@@ -186,6 +187,19 @@ def test_only_what_differs_is_deployed(stage: Stage, environ: dict[str, str]) ->
     assert changed(said) == ["updated   deployment backup/lab: description, schedules"]
     with get_client(sync_client=True) as client:
         assert [each.slug for each in client.read_deployment_by_name("backup/lab").schedules] == ["daily"]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_run_that_is_asked_for_is_named_and_the_same_key_asks_for_no_other(
+    stage: Stage, environ: dict[str, str]
+) -> None:
+    lines(stage, environ)
+    first, again = (ask_for("count", "lab", {}, key="once") for _ in range(2))
+    assert first.run == "count lab"
+    assert (again, str(first)) == (first, "count asked for: run count lab")
+    with get_client(sync_client=True) as client:
+        assert [each.name for each in client.read_flow_runs()].count("count lab") == 1
+    assert not ask_for("nobody", "lab", {}, key="nobody").run
 
 
 @pytest.mark.usefixtures("server")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.backup.flow import backup
+from flows.catalogue.tasks import graded_with_memory
 from flows.effect import NotDone
 from flows.ledger import Unheard
 from flows.reconcile.tasks import record_strays
@@ -120,6 +121,22 @@ def test_without_the_ledger_a_backup_is_good_and_recorded_later(
 def test_a_ledger_made_anew_and_still_empty_costs_no_backup(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", url_of(stage.ledger.at("template1")))
     assert "500 rows of 1 table" in backup("test")
+
+
+def test_a_backup_in_break_glass_is_not_pending_and_its_report_says_how_to_prove_it(
+    stage: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flows")
+    sentence = backup("test", "daily")
+
+    kept = max(stage.world.ledger.backups(), key=lambda each: each.started)
+    command = f"python -m deployments run prove --stage test --param which={kept.id}"
+    assert kept.proof_asked_at is None
+    assert {each.id: each.grade for each in graded_with_memory(stage.world, stage.bucket)}[kept.id] == "unproven"
+    assert command in sentence
+    assert (
+        f"| proof | prove was not asked for, as no Prefect server is used here; do it with: {command} |" in caplog.text
+    )
 
 
 @pytest.mark.usefixtures("stage")
