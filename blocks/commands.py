@@ -1,19 +1,30 @@
-"""A declared command run in a folder: no shell, a time-out that ends all its processes, an exit code, last words."""
+"""A declared command run in a folder: no shell, a time-out that ends all its processes, an exit code, last words.
 
+It runs under a guard, a small process of its own that ends the command when its time is over, and when whoever asked
+for it is gone: a command never outlives the run that would look at its exit code. What it is to do, secrets too,
+reaches the guard on its standard input, never on a command line.
+"""
+
+import json
 import os
+import select
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from blocks.errors import Missing
+from blocks.errors import Garbled, Missing
 
-LAST_BYTES = 8192  # of its output are kept
+LAST_BYTES = 64 * 1024  # of its output are kept
 TIMED_OUT = -1
+NO_SUCH_PROGRAM = -2
 
 
 @dataclass(frozen=True)
@@ -32,36 +43,58 @@ class Done:
 
 
 def run(command: str, folder: Path, *, limit_s: float, environment: Mapping[str, str]) -> Done:
-    """Run it to its end. It sees the variables given and no others. Missing: no such program."""
+    """Run it to its end. It sees the variables given and no others. Missing: there is no such program."""
     words, began = shlex.split(command), time.monotonic()
+    order = {"words": words, "folder": str(folder), "environment": dict(environment), "limit_s": limit_s}
     with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(
-                words, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        except (FileNotFoundError, PermissionError) as error:
-            raise Missing(f"{command!r} cannot be run: {error.strerror}: install {words[0]}, or correct it") from None
-        code = _waited(process, limit_s)
+        code = _guarded(order, output)
         output.seek(max(output.seek(0, os.SEEK_END) - LAST_BYTES, 0))
         text = output.read().decode(errors="replace")
+    if code == NO_SUCH_PROGRAM:
+        raise Missing(f"{command!r} cannot be run: there is no program {words[0]!r} here: install it, or correct it")
     return Done(command, code, time.monotonic() - began, text)
 
 
-def _waited(process: "subprocess.Popen[bytes]", limit_s: float) -> int:
+def _guarded(order: Mapping[str, object], output: IO[bytes]) -> int:
+    read, write = os.pipe()
+    guard = subprocess.Popen(
+        [sys.executable, "-S", "-m", "blocks.commands", str(write)],
+        stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, pass_fds=[write], start_new_session=True,
+        cwd=Path(__file__).parents[1], env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    os.close(write)
     try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return TIMED_OUT
-    finally:
-        _end_group(process)
+        with os.fdopen(read) as answer, guard:
+            assert guard.stdin  # noqa: S101 - it was asked for
+            guard.stdin.write(json.dumps(order).encode() + b"\n")
+            guard.stdin.flush()
+            said = answer.read()  # until the guard ends; its standard input stays open as long as this process lives
+    except BaseException:
+        guard.kill()
+        raise
+    if not said:
+        raise Garbled("the guard of a command was ended before the command: run it again")
+    return int(said)
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Also what it left behind."""
+def _guard(answer: int) -> None:
+    """The guard's own process: start the command in a session, wait for its end, the time's, or the asker's."""
+    order = json.loads(sys.stdin.buffer.readline())
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
+        process = subprocess.Popen(
+            order["words"], cwd=order["folder"], env=order["environment"], stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError:
+        os.write(answer, str(NO_SUCH_PROGRAM).encode())
         return
-    finally:
-        process.wait()
+    handle = os.pidfd_open(process.pid)
+    ready, _, _ = select.select([handle, sys.stdin.buffer], [], [], order["limit_s"])
+    code = process.wait() if handle in ready else TIMED_OUT
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
+    os.write(answer, str(code).encode())
+
+
+if __name__ == "__main__":
+    _guard(int(sys.argv[1]))
