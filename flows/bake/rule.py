@@ -32,6 +32,12 @@ _ACTION: dict[State, Action] = {
     "rollback": "rollback",
     "hard_down": "rollback",
 }
+_UNSEEN: dict[Signal, str] = {
+    "error": "no request was counted",
+    "slow95": "no answer time was counted after the first 60 s",
+    "slow50": "no answer time was counted after the first 60 s",
+    "probe": "none was counted",
+}
 _SIDE = 0.025  # on each side of an interval
 
 
@@ -62,7 +68,7 @@ class Reading(Record):
     @property
     def untested(self) -> str:
         """Why it says nothing; empty where it does."""
-        return self.tolerance.why if self.tolerance.p0 is None else "" if self.n else "nothing of it was seen"
+        return self.tolerance.why if self.tolerance.p0 is None else "" if self.n else _UNSEEN[self.signal]
 
     @property
     def allowed(self) -> tuple[float, float]:
