@@ -18,8 +18,8 @@ from flows.records import ids_in
 FLOWS: Mapping[str, str] = {
     "backup": "flows.backup.flow",
     "prove": "flows.prove.flow",
-    "verify": "flows.catalogue.flow",
-    "prune": "flows.catalogue.flow",
+    "verify": "flows.verify.flow",
+    "prune": "flows.prune.flow",
     "catalogue": "flows.catalogue.flow",
     "restore": "flows.restore.flow",
     "reconcile": "flows.reconcile.flow",

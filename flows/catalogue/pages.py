@@ -1,9 +1,8 @@
-"""Decides how the catalogue, a prune's plan and a verification are shown: rows of a table, one a backup."""
+"""Decides how the catalogue is shown: rows of a table, one a backup."""
 
 from collections.abc import Sequence
 
 from flows.catalogue.grades import Graded
-from flows.catalogue.retention import PrunePlan
 from flows.records import Backup
 from flows.words import moment, size
 
@@ -25,17 +24,4 @@ def catalogue_rows(backups: Sequence[Backup], grades: Sequence[Graded]) -> Rows:
             "why": known[backup.id].reason,
         }
         for backup in newest_first
-    ]
-
-
-def prune_rows(plan: PrunePlan) -> Rows:
-    """Newest first: every backup with the rules that keep it, or why it goes."""
-    return [
-        {
-            "backup": row.backup.id,
-            "worth": row.backup.grade,
-            "stays": "stays" if row.keep else ("goes" if plan.verdict.go else "would go"),
-            "rules": "; ".join(row.reasons),
-        }
-        for row in reversed(plan.rows)
     ]

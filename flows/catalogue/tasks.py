@@ -3,40 +3,30 @@
 The bucket is the truth and the ledger a cache of it, so everything here works with the bucket and the keys alone.
 """
 
-import contextlib
 import hashlib
-import subprocess
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from blocks.errors import BlockError, Garbled, Missing, Refused
 from blocks.keys import BackupKeys
-from blocks.postgres.tools import Tools, tools_for
 from blocks.storage.block import BackupStore
 from blocks.storage.objects import Objects, Part, Unfinished
-from blocks.stream import recipient_of, unpack
-from flows import people
-from flows.catalogue import retention
+from blocks.stream import recipient_of
+from flows.catalogue.accusations import accused, not_as_stored
 from flows.catalogue.grades import Graded, graded
-from flows.catalogue.ladder import READ_ALL, Due, accused, due, not_as_stored
 from flows.catalogue.layout import MANIFEST, Home, Seen, Shelf, home_of, signature_of, sort_keys
 from flows.catalogue.manifest import Manifest, ManifestError, ProofPaper
 from flows.catalogue.record import record_of
-from flows.catalogue.settings import Papers
-from flows.catalogue.steps import PrunePlan, being_committed, being_restored, remove
 from flows.effect import NotDone, effect
-from flows.records import KINDS, Backup, Check, Proof
+from flows.records import Backup, Proof
 from flows.stage import Stage
-from flows.words import count, listed, moment, size
+from flows.words import count, moment
 
 if TYPE_CHECKING:
     from flows.world import World
 
-BY_AGE = "by-age"
 READERS = 8  # small objects: the time is the store's answer, not the bytes
 
 
@@ -183,38 +173,6 @@ def look_at_objects(store: BackupStore, found: Found) -> int:
     return len(manifest.objects)
 
 
-@effect(name="read whole", task_run_name="read {found.id} whole")
-def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tools: Tools) -> int:
-    """Rungs 1 and 2: every byte decrypts and decompresses, rows and hashes agree, the archive's list reads.
-
-    Returns the stored bytes that were read.
-    """
-    objects, manifest = store.objects(), found.believed
-    for each in manifest.objects:
-        source = objects.read(found.folder + each.key)
-        if each.role == "schema":
-            _list_archive(source, identities, each.sha256, tools)
-            continue
-        facts = unpack(source, lambda _: None, identities, sha256=each.sha256)
-        if each.role == "data" and (facts.rows, facts.xxh3_128) != (each.rows, each.xxh3_128):
-            raise Garbled(f"{each.key} holds {facts.rows} rows, wanted {each.rows}, or rows of another text")
-    return manifest.totals.stored_bytes
-
-
-@dataclass(frozen=True)
-class Means:
-    """What this host needs to read a backup whole; lacking it says nothing against the backup."""
-
-    identities: Sequence[str]
-    tools: Tools
-
-
-def means_to_read(world: "World", manifest: Manifest) -> Means:
-    """Identities that open it and client tools of its major; Missing, Refused or NotDone where this host lacks them."""
-    tools = tools_for(manifest.database.server_version_num // 10000, world.stage.database.tools)
-    return Means(opened_by(world, manifest), tools)
-
-
 def opened_by(world: "World", manifest: Manifest) -> list[str]:
     """This host's identities; NotDone when none of them opens the backup."""
     identities = world.restore_key.identities()
@@ -224,27 +182,6 @@ def opened_by(world: "World", manifest: Manifest) -> list[str]:
             " run it where the identity of one of these lies"
         )
     return identities
-
-
-def _climbed(world: "World", found: Found, means: Means | None) -> str:
-    if found.manifest is None:
-        raise Garbled(str(found.trouble))
-    number = look_at_objects(world.reading, found)
-    if means is None:
-        return f"{count(number, 'object')} in place, sizes and checksums agree"
-    read = read_whole(world.reading, found, means.identities, means.tools)
-    return f"{size(read)} read, decrypted and counted: all rows and hashes agree"
-
-
-def _list_archive(source: Iterator[bytes], identities: Sequence[str], sha256: str, tools: Tools) -> None:
-    with tempfile.TemporaryFile() as listed:
-        process = subprocess.Popen(
-            [tools.path("pg_restore"), "-l"], stdin=subprocess.PIPE, stdout=listed, stderr=listed
-        )
-        with contextlib.closing(process.stdin) if process.stdin else contextlib.nullcontext() as pipe:
-            unpack(source, pipe.write if pipe else lambda _: None, identities, sha256=sha256)
-        if process.wait():
-            raise Garbled(f"pg_restore {tools.major} can't read the list of the schema's archive")
 
 
 def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:
@@ -303,125 +240,6 @@ def strays_page(world: "World", bucket: Bucket) -> str:
     return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing."])
 
 
-def due_or_named(world: "World", bucket: Bucket, which: str) -> list[Due]:
-    """What is to be verified now."""
-    if which == BY_AGE:
-        return due(bucket.backups, world.ledger.checks(), datetime.now(UTC))
-    if which not in {each.id for each in bucket.found}:
-        raise Missing(f"no backup {which} in the bucket: name one that the flow catalogue shows, or say {BY_AGE}")
-    return [Due(which, READ_ALL, "asked for by name")]
-
-
-@dataclass(frozen=True)
-class Climbed:
-    """What came of one verification; `lacks` says why this host could not read the backup, which is only looked at."""
-
-    check: Check
-    lacks: str = ""
-
-
-def climb(world: "World", bucket: Bucket, step: Due) -> Climbed:
-    """Verify one backup up to its rung, or as high as this host can, and remember what came of it."""
-    found = next(each for each in bucket.found if each.id == step.backup)
-    means, lacks = None, ""
-    if found.manifest and step.rung >= READ_ALL:
-        try:
-            means = means_to_read(world, found.manifest)
-        except (BlockError, NotDone) as lacking:
-            lacks = f"{found.id}: {lacking}"
-    try:
-        sentence, ok = _climbed(world, found, means), True
-    except (Garbled, Missing) as wrong:
-        sentence, ok = f"{found.id}: {wrong}", False
-    rung = 0 if lacks else step.rung
-    check = Check(backup=found.id, rung=rung, at=datetime.now(UTC), ok=ok, sentence=sentence)
-    world.remember(check)
-    return Climbed(check, lacks)
-
-
-def verified(climbed: Sequence[Climbed], bucket: Bucket) -> str:
-    """The sentence over all of them; NotDone when one is not what was stored, or could not be read on this host."""
-    wrong = [
-        *(each.check.sentence for each in climbed if not each.check.ok),
-        *(f"{each.id}: {each.trouble}" for each in bucket.unreadable),
-    ]
-    lacking = [each.lacks for each in climbed if each.lacks]
-    said = [f"{count(len(wrong), 'backup')} not what was stored: {'; '.join(wrong)}"] if wrong else []
-    said += [f"{count(len(lacking), 'backup')} not read: {'; '.join(lacking)}"] if lacking else []
-    if said:
-        raise NotDone("; ".join(said))
-    return f"{count(len(climbed), 'backup')} verified, all are what was stored"
-
-
 def accusations(world: "World", there: Collection[str]) -> tuple[str, ...]:
     """A sentence for each backup that is there and that a verification found not to be what was stored."""
     return tuple(accused(each) for each in not_as_stored(world.ledger.checks()) if each.backup in there)
-
-
-def check_row(check: Check) -> dict[str, str]:
-    """How a check is shown."""
-    return {
-        "backup": check.backup,
-        "rung": str(check.rung),
-        "good": "yes" if check.ok else "NO",
-        "what": check.sentence,
-    }
-
-
-@dataclass(frozen=True)
-class PruneLook:
-    """What a prune saw and decided."""
-
-    plan: retention.PrunePlan
-    bucket: Bucket
-    uploads: tuple[Unfinished, ...]
-
-    @property
-    def has_work(self) -> bool:
-        """Whether there is anything to delete."""
-        return bool(self.plan.drops or self.bucket.shelf.orphans or self.uploads)
-
-
-def look_for_prune(world: "World", *, really: bool) -> PruneLook:
-    """Read the bucket whole and decide what stays."""
-    stage, now = world.stage, datetime.now(UTC)
-    open_ones = world.ledger.open()  # before the bucket: a commit that ends in between has its manifest there
-    committing = being_committed(open_ones)
-    bucket = read_bucket(world.pruning, world.keys, stage, committing)
-    around = retention.Circumstances(
-        wants_proofs=any(stage.backup.policy(kind) != "never" for kind in KINDS),
-        unreadable=tuple(each.id for each in bucket.unreadable),
-        wrong=accusations(world, {each.id for each in bucket.found}),
-        restoring=being_restored(open_ones),
-        really=really,
-    )
-    in_bucket = {each.id for each in bucket.backups}
-    grades = [each for each in graded_with_memory(world, bucket) if each.id in in_bucket or each.grade == "failed"]
-    plan = retention.prune_plan(grades, stage.retention, now, around)
-    old = world.pruning.objects().now() - stage.retention.grace
-    uploads = (each for each in bucket.unfinished if home_of(stage).owner(each.key) not in committing)
-    return PruneLook(plan, bucket, tuple(each for each in uploads if each.started < old))
-
-
-def carry_out_prune(world: "World", look: PruneLook, *, really: bool) -> str:
-    """Delete through the ledger, after another look while the database's backups are held."""
-
-    def plan_of(seen: PruneLook) -> PrunePlan:
-        return PrunePlan(
-            stage=world.stage.name,
-            database=world.stage.database.name,
-            victims=tuple(each.id for each in seen.plan.drops),
-            orphans=tuple(seen.bucket.shelf.orphans),
-            uploads=tuple((each.key, each.id) for each in seen.uploads),
-        )
-
-    world.carry_out(
-        remove,
-        plan_of(look),
-        key=f"prune {people.run_key()}",
-        look=lambda: plan_of(look_for_prune(world, really=really)),
-    )
-    kept = [each.id for each in look.plan.drops if Papers(each.id).read(world)]
-    gone = count(len(look.plan.drops) - len(kept), "backup")
-    stayed = f", {listed(kept)} stayed as it became needed" if kept else ""
-    return f"{gone} deleted{stayed}, {count(len(look.bucket.shelf.orphans), 'orphan')} swept"

@@ -4,7 +4,7 @@ import threading
 import time
 
 import flows.backup.steps
-import flows.catalogue.steps
+import flows.prune.steps
 import flows.restore.steps
 from blocks.errors import BlockError, Unreachable
 from flows import people
@@ -15,7 +15,7 @@ from flows.world import World
 
 LISTS = (
     flows.backup.steps.commit,
-    flows.catalogue.steps.remove,
+    flows.prune.steps.remove,
     flows.restore.steps.bring_back,
     flows.restore.steps.swap_in,
 )

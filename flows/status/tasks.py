@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from flows import people
 from flows.catalogue.grades import Graded, graded
 from flows.catalogue.health import health
-from flows.catalogue.retention import Circumstances, next_expiry, prune_plan
 from flows.catalogue.tasks import accusations
 from flows.effect import NotDone, effect
 from flows.ledger import Entry
+from flows.prune.retention import Circumstances, next_expiry, prune_plan
 from flows.words import count, moment
 from flows.world import World
 

@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 
-from flows.catalogue.ladder import READ_ALL, accused, due, not_as_stored
+from flows.catalogue.accusations import accused, not_as_stored
 from flows.records import Check
+from flows.verify.ladder import READ_ALL, due
 from tests.decide.builders import at, backup
 
 ID = "20261124T020000Z-daily-k3v9q2"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.catalogue.grades import Graded
-from flows.catalogue.retention import Circumstances, Row, next_expiry, plan, prune_plan
+from flows.prune.retention import Circumstances, Row, next_expiry, plan, prune_plan
 from flows.records import Kind
 from flows.stage import Retention
 from tests.decide.builders import at, graded

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.catalogue.grades import Graded
-from flows.catalogue.retention import Circumstances, plan, prune_plan
+from flows.prune.retention import Circumstances, plan, prune_plan
 from flows.records import KINDS, Grade, Kind
 from flows.stage import Retention
 from tests.decide.builders import at

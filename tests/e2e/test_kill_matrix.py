@@ -22,11 +22,11 @@ from blocks.storage.s3 import S3Objects
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
 from flows.backup.steps import CommitPlan
-from flows.catalogue.steps import PrunePlan
 from flows.catalogue.tasks import Found
 from flows.effect import without_prefect
 from flows.ledger import Ledger, Unheard
 from flows.ledger.migrate import migrate
+from flows.prune.steps import PrunePlan
 from flows.records import Plan
 from flows.restore import tasks
 from flows.restore.plan import RestorePlan

@@ -28,11 +28,13 @@ from psycopg import sql
 from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
-from flows.catalogue.flow import catalogue, prune, verify
+from flows.catalogue.flow import catalogue
 from flows.effect import _guard_logs  # pyright: ignore[reportPrivateUsage] - handlers made anew want their filter
 from flows.prove.flow import prove
+from flows.prune.flow import prune
 from flows.restore.flow import restore
 from flows.status.flow import status
+from flows.verify.flow import verify
 from flows.world import wanted_blocks
 from tests.parts.postgres import PASSWORD
 from tests.parts.scene import Scene, children, s3_place, scene, url_of

@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows.backup.flow import backup
-from flows.catalogue.flow import catalogue, prune, verify
+from flows.catalogue.flow import catalogue
 from flows.catalogue.layout import MANIFEST
 from flows.effect import NotDone
+from flows.prune.flow import prune
 from flows.records import Backup
 from flows.status.flow import status
+from flows.verify.flow import verify
 from tests.parts.scene import Scene
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows.backup.flow import backup
-from flows.catalogue import tasks
-from flows.catalogue.flow import catalogue, prune
+from flows.catalogue.flow import catalogue
 from flows.catalogue.layout import MANIFEST, signature_of
-from flows.catalogue.steps import PrunePlan, being_committed, remove
 from flows.effect import NotDone, without_prefect
+from flows.prune import tasks
+from flows.prune.flow import prune
+from flows.prune.steps import PrunePlan, being_committed, remove
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.scene import Scene
 

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from blocks.keys import new_keys
 from blocks.postgres.address import Address
 from flows.backup.flow import backup
-from flows.catalogue.flow import verify
 from flows.catalogue.layout import MANIFEST, signature_of
 from flows.effect import NotDone, without_prefect
 from flows.prove.flow import prove
 from flows.restore import tasks
 from flows.restore.flow import restore
 from flows.restore.steps import bring_back
+from flows.verify.flow import verify
 from tests.parts.deaths import fork
 from tests.parts.postgres import drop_database
 from tests.parts.scene import Scene, url_of

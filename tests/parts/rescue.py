@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.backup.steps import CommitPlan, commit
-from flows.catalogue.steps import PrunePlan, remove
 from flows.effect import without_prefect
 from flows.ledger import Steps
+from flows.prune.steps import PrunePlan, remove
 from flows.records import Plan
 from flows.restore.plan import RestorePlan
 from flows.restore.steps import SwapPlan, bring_back, swap_in

@@ -20,7 +20,7 @@ TIERS = (
     ("deploy", "failover"),
     ("rollback", "prove"),
     ("restore", "bake", "provision"),
-    ("backup", "environment"),
+    ("backup", "verify", "prune", "environment"),
     ("catalogue", "alert"),
 )
 STARRED = ("flows.ledger", "flows.world", "flows.effect", "flows.people")  # shared nouns that may touch the world

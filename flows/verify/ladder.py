@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from flows.catalogue.accusations import not_as_stored
 from flows.records import Backup, Check
 
 DAILY = timedelta(hours=23)  # a daily run that starts a little earlier still finds it due
@@ -29,20 +30,6 @@ def due(backups: Sequence[Backup], checks: Sequence[Check], now: datetime) -> li
     wrong = {each.backup: each for each in not_as_stored(checks)}
     newest_first = sorted((b for b in backups if b.state == "complete"), key=lambda b: b.at, reverse=True)
     return [each for each in (_due(b.id, checks, wrong.get(b.id), now) for b in newest_first) if each]
-
-
-def not_as_stored(checks: Sequence[Check]) -> list[Check]:
-    """The newest failed check of each backup that no later good one answers: a look does not answer a failed read."""
-    newest: dict[str, Check] = {}
-    for failed in sorted((c for c in checks if not c.ok), key=lambda c: c.at):
-        if not any(c.ok and c.backup == failed.backup and c.rung >= failed.rung and c.at > failed.at for c in checks):
-            newest[failed.backup] = failed
-    return list(newest.values())
-
-
-def accused(check: Check) -> str:
-    """What a failed check says of its backup."""
-    return f"backup {check.backup} is not what was stored: {check.sentence.removeprefix(f'{check.backup}: ')}"
 
 
 def _due(backup: str, checks: Sequence[Check], wrong: Check | None, now: datetime) -> Due | None:

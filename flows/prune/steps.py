@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from flows.catalogue.grades import last_proven
 from flows.catalogue.layout import MANIFEST, home_of
-from flows.catalogue.settings import Contents, OpenUpload, Papers
 from flows.ledger import Entry, Operation, steps
+from flows.prune.settings import Contents, OpenUpload, Papers
 from flows.records import Plan
 
 if TYPE_CHECKING:

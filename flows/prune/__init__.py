@@ -1,0 +1,1 @@
+"""Deletes the backups that no rule keeps."""

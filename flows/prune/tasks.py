@@ -1,0 +1,74 @@
+"""Looks at the whole bucket for what may go, and has it deleted through the ledger. Decides nothing itself."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from blocks.storage.objects import Unfinished
+from flows import people
+from flows.catalogue.layout import home_of
+from flows.catalogue.tasks import Bucket, accusations, graded_with_memory, read_bucket
+from flows.prune import retention
+from flows.prune.settings import Papers
+from flows.prune.steps import PrunePlan, being_committed, being_restored, remove
+from flows.records import KINDS
+from flows.words import count, listed
+from flows.world import World
+
+
+@dataclass(frozen=True)
+class PruneLook:
+    """What a prune saw and decided."""
+
+    plan: retention.PrunePlan
+    bucket: Bucket
+    uploads: tuple[Unfinished, ...]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to delete."""
+        return bool(self.plan.drops or self.bucket.shelf.orphans or self.uploads)
+
+
+def look_for_prune(world: World, *, really: bool) -> PruneLook:
+    """Read the bucket whole and decide what stays."""
+    stage, now = world.stage, datetime.now(UTC)
+    open_ones = world.ledger.open()  # before the bucket: a commit that ends in between has its manifest there
+    committing = being_committed(open_ones)
+    bucket = read_bucket(world.pruning, world.keys, stage, committing)
+    around = retention.Circumstances(
+        wants_proofs=any(stage.backup.policy(kind) != "never" for kind in KINDS),
+        unreadable=tuple(each.id for each in bucket.unreadable),
+        wrong=accusations(world, {each.id for each in bucket.found}),
+        restoring=being_restored(open_ones),
+        really=really,
+    )
+    in_bucket = {each.id for each in bucket.backups}
+    grades = [each for each in graded_with_memory(world, bucket) if each.id in in_bucket or each.grade == "failed"]
+    plan = retention.prune_plan(grades, stage.retention, now, around)
+    old = world.pruning.objects().now() - stage.retention.grace
+    uploads = (each for each in bucket.unfinished if home_of(stage).owner(each.key) not in committing)
+    return PruneLook(plan, bucket, tuple(each for each in uploads if each.started < old))
+
+
+def carry_out_prune(world: World, look: PruneLook, *, really: bool) -> str:
+    """Delete through the ledger, after another look while the database's backups are held."""
+
+    def plan_of(seen: PruneLook) -> PrunePlan:
+        return PrunePlan(
+            stage=world.stage.name,
+            database=world.stage.database.name,
+            victims=tuple(each.id for each in seen.plan.drops),
+            orphans=tuple(seen.bucket.shelf.orphans),
+            uploads=tuple((each.key, each.id) for each in seen.uploads),
+        )
+
+    world.carry_out(
+        remove,
+        plan_of(look),
+        key=f"prune {people.run_key()}",
+        look=lambda: plan_of(look_for_prune(world, really=really)),
+    )
+    kept = [each.id for each in look.plan.drops if Papers(each.id).read(world)]
+    gone = count(len(look.plan.drops) - len(kept), "backup")
+    stayed = f", {listed(kept)} stayed as it became needed" if kept else ""
+    return f"{gone} deleted{stayed}, {count(len(look.bucket.shelf.orphans), 'orphan')} swept"

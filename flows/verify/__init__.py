@@ -1,0 +1,1 @@
+"""Verifies stored backups without restoring them."""
