@@ -7,6 +7,7 @@ frozen are shaded; the dashed marks are no evidence, strong evidence, and each s
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
 from math import log
 
 from flows.bake.looks import Signal
@@ -20,12 +21,12 @@ QUIET, SHADE = "#94a3b8", "#475569"
 SMALL = 'font-family="sans-serif" font-size="12"'
 NAMES: dict[Signal, tuple[str, str]] = {  # what people read, and the colour
     "error": ("errors", "#f87171"),
-    "slow95": ("latency p95", "#fbbf24"),
-    "slow50": ("latency median", "#34d399"),
+    "slow95": ("p95 latency", "#fbbf24"),
+    "slow50": ("median latency", "#34d399"),
     "probe": ("probes", "#60a5fa"),
 }
 
-_LOWEST, _HIGHEST = log(0.01), log(10_000)  # what lies beyond is drawn at the edge
+_LOWEST, _HIGHEST = log(0.01), log(30_000)  # what lies beyond is drawn at the edge
 
 
 def evidence_image(judgement: Judgement, *, title: str) -> str:
@@ -40,7 +41,7 @@ def evidence_plot(judgement: Judgement, *, title: str) -> str:
     scale = _Scale(judgement, told)
     parts = [
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{CARD}"/>',
-        f'<text x="{LEFT}" y="30" {FONT} fill="{INK}">{escape(title)}</text>',
+        f'<text x="22" y="30" {FONT} fill="{INK}">{escape(title)}</text>',
         *_legend(told, any(judgement.frozen)),
         *_shades(judgement, scale),
         *_axes(scale),
@@ -70,25 +71,28 @@ class _Scale:
 
 
 def _legend(told: Sequence[Reading], some_frozen: bool) -> Iterable[str]:
-    x = float(LEFT)
+    x = 22.0
     for reading in told:
         name, colour = NAMES[reading.signal]
         said = f"{name} {odds(reading.log_e)}"
         yield f'<rect x="{x:.0f}" y="47" width="18" height="4" rx="2" fill="{colour}"/>'
         yield _text(x + 24, 54, said, INK)
-        x += 44 + 6.4 * len(said)
+        x += 38 + 6.1 * len(said)
     if some_frozen:
         yield f'<rect x="{x:.0f}" y="43" width="18" height="12" fill="{SHADE}" opacity="0.6"/>'
         yield _text(x + 24, 54, "frozen", INK)
 
 
 def _shades(judgement: Judgement, scale: _Scale) -> Iterable[str]:
+    """One a run of frozen looks: drawn one by one they would show seams."""
     starts = (0.0, *judgement.times)
-    for start, end, frozen in zip(starts, judgement.times, judgement.frozen, strict=False):
+    looks = zip(starts, judgement.times, judgement.frozen, strict=False)
+    for frozen, run in groupby(looks, key=lambda look: look[2]):
+        ends = [(start, end) for start, end, _ in run]
+        x, until = scale.x(ends[0][0]), scale.x(ends[-1][1])
         if frozen:
-            x, width = scale.x(start), scale.x(end) - scale.x(start)
             yield (
-                f'<rect x="{x:.1f}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"'
+                f'<rect x="{x:.1f}" y="{TOP}" width="{until - x:.1f}" height="{HEIGHT - TOP - BOTTOM}"'
                 f' fill="{SHADE}" opacity="0.6"/>'
             )
 
