@@ -19,6 +19,7 @@ from psycopg import sql
 from blocks.errors import Refused
 from blocks.postgres.address import Address, said, translate
 from blocks.postgres.load import INCOMPLETE, USED
+from blocks.postgres.pins import QUOTED_LISTS
 
 MAINTENANCE = "postgres"
 END_CLIENTS_EVERY_S = 0.05
@@ -195,7 +196,7 @@ def _same_settings(connection: "psycopg.Connection[Any]", name: str, like: str) 
         setting, _, value = assignment.partition("=")
         where = sql.SQL("role {} in database {}").format(sql.Identifier(role), sql.Identifier(name)) if role else None
         target = where or sql.SQL("database {}").format(sql.Identifier(name))
-        values = quoted_list(value) if setting.lower() in LISTS else [value]
+        values = quoted_list(value) if setting.lower() in QUOTED_LISTS else [value]
         literals = sql.SQL(", ").join(map(sql.Literal, values))
         connection.execute(sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literals))
         done.append(f"setting {setting}" + (f" of {role}" if role else ""))
@@ -233,8 +234,6 @@ def quoted_list(value: str) -> list[str]:
     return [quoted.replace('""', '"') if not plain else plain.strip() for quoted, plain in names]
 
 
-LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
-"""Settings that Postgres stores as a ready-quoted list."""
 GRANTS = """select r.rolname, lower(a.privilege_type), case when a.is_grantable then ' with grant option' else '' end
     from pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
     left join pg_roles r on r.oid = a.grantee

@@ -13,7 +13,7 @@ import xxhash
 from blocks.postgres.address import said
 from blocks.postgres.contents import Table
 from blocks.postgres.desk import SMALL_BYTES, Desk, Locked, coalesced
-from blocks.postgres.pins import ident, listed, literal, proof, qualified, rows, statements
+from blocks.postgres.pins import QUOTED_LISTS, ident, listed, literal, proof, qualified, rows, statements
 from blocks.stream import PIECE
 
 LARGE_OBJECTS_AT_ONCE = 16
@@ -117,7 +117,7 @@ def _globals(desk: Desk) -> Iterator[bytes]:
 def _setting(database: str, role: str | None, assignment: str) -> str:
     name, _, value = assignment.partition("=")
     whose = f"role {ident(role)} in database {ident(database)}" if role else f"database {ident(database)}"
-    shown = value if name in _LISTS and value else literal(value)  # a list is kept with its names quoted
+    shown = value if name.lower() in QUOTED_LISTS and value else literal(value)  # a list is kept with its names quoted
     return f"alter {whose} set {'.'.join(map(ident, name.split('.')))} to {shown};\n"
 
 
@@ -149,16 +149,6 @@ def _later_pieces(desk: Desk, oid: int, start: int) -> Iterator[bytes]:
         yield piece
 
 
-_LISTS = frozenset(
-    [
-        "local_preload_libraries",
-        "search_path",
-        "session_preload_libraries",
-        "shared_preload_libraries",
-        "temp_tablespaces",
-        "unix_socket_directories",
-    ]
-)
 _DATABASE_SETTINGS = """
 select r.rolname, x from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole, unnest(s.setconfig) x
 where s.setdatabase = (select oid from pg_database where datname = current_database()) order by 1 nulls first, 2

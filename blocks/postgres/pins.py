@@ -33,6 +33,11 @@ SESSION = {
     "idle_session_timeout": "0",
 }
 SINCE_17 = {"transaction_timeout": "0"}
+QUOTED_LISTS = frozenset({
+    "local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries",
+    "temp_tablespaces", "unix_socket_directories",
+})  # fmt: skip
+"""Settings that Postgres stores as a list with its names quoted (GUC_LIST_QUOTE; no catalogue tells): as in pg_dump."""
 _V17 = 170000
 
 

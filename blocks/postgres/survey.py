@@ -8,7 +8,6 @@ the plan to show; it holds names, sizes and estimates, never a row, a password o
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -45,7 +44,6 @@ class Survey:
     sequences: tuple[tuple[str, str], ...]
     extensions: tuple[Mapping[str, str], ...]
     roles: tuple[str, ...]
-    memberships: tuple[tuple[str, str], ...]
     settings: tuple[Mapping[str, str | None], ...]
     matviews: tuple[str, ...]
     large_objects: int
@@ -116,7 +114,6 @@ def look(connection: psycopg.Connection, rules: Rules, *, is_locked: bool) -> Su
         sequences=tuple((schema, name) for schema, name, _ in sequences),
         extensions=tuple({"name": n, "version": v, "schema": s} for n, v, s in rows(connection, _EXTENSIONS)),
         roles=tuple(name for (name,) in rows(connection, _ROLES)),
-        memberships=tuple((member, role) for member, role in rows(connection, _MEMBERSHIPS)),
         settings=tuple({"role": role, "name": name} for role, name in rows(connection, _SETTINGS)),
         matviews=_matviews(connection, schemas),
         large_objects=large,
@@ -222,13 +219,6 @@ def _locks(connection: psycopg.Connection, tables: int) -> LockBudget:
     return LockBudget(2 * tables, int(rows(connection, _LOCK_TABLE)[0][0]))
 
 
-def excluded_by_rule(survey: Survey) -> dict[str, list[str]]:
-    """What each rule matched, for the plan to show."""
-    ordered = sorted(survey.excluded, key=lambda entry: entry.rule)
-    groups = groupby(ordered, key=lambda entry: entry.rule)
-    return {rule: [f"{entry.schema}.{entry.name or '*'}" for entry in entries] for rule, entries in groups}
-
-
 _USER = r"nspname not in ('pg_catalog', 'information_schema') and nspname !~ '^pg_(toast|temp)'"
 _MEMBER = "exists (select from pg_depend d where d.classid = '{}'::regclass and d.objid = {} and d.deptype = 'e')"
 _SCHEMAS = f"select nspname from pg_namespace where {_USER} order by 1"
@@ -311,11 +301,6 @@ select e.extname, e.extversion, n.nspname from pg_extension e join pg_namespace 
 where e.extname <> 'plpgsql' order by 1
 """
 _ROLES = "select rolname from pg_roles where rolname !~ '^pg_' order by 1"
-_MEMBERSHIPS = """
-select m.rolname, r.rolname from pg_auth_members a
-join pg_roles m on m.oid = a.member join pg_roles r on r.oid = a.roleid
-where m.rolname !~ '^pg_' group by 1, 2 order by 1, 2
-"""
 _SETTINGS = """
 select r.rolname, split_part(x, '=', 1) from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole,
   unnest(s.setconfig) x

@@ -12,7 +12,6 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.snapshot import Held, hold, survey
-from blocks.postgres.survey import excluded_by_rule
 from tests.blocks.trip import one, run
 
 
@@ -41,7 +40,11 @@ def test_a_look_shows_what_each_rule_matched(database: Address) -> None:
     )  # fmt: skip
     seen = survey(database, exclude_schemas=["audit"], exclude_data=["public.*logs"])
     assert [str(table) for table in seen.tables] == ["public.kept"]
-    assert excluded_by_rule(seen) == {"audit": ["audit.logs"], "public.*logs": ["public.api_logs", "public.logs"]}
+    assert {(entry.rule, entry.what, f"{entry.schema}.{entry.name}") for entry in seen.excluded} == {
+        ("audit", "schema", "audit.logs"),
+        ("public.*logs", "data", "public.api_logs"),
+        ("public.*logs", "data", "public.logs"),
+    }
     assert seen.tables[0].columns == ("a", "b")
     assert seen.tables[0].key == ("a",)
 
