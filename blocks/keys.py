@@ -1,5 +1,6 @@
 """The keys of backups: who can open them (age), and who says that they are ours (Ed25519).
 
+A paper is believed only from the key of its own role: who takes backups can't prove them, who proves can't forge them.
 What encrypts, signs and verifies is in blocks; what opens backups is a file on the hosts that restore, and the block
 holds its path alone: who reaches Prefect's API can read every block. Losing all identities is losing all backups.
 """
@@ -8,13 +9,17 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
+from pydantic_core import from_json
 
 from blocks import stream
 from blocks.errors import Missing, Refused
 
+PaperKind = Literal["backup", "proof"]
+PAPER_KINDS: tuple[PaperKind, ...] = get_args(PaperKind)
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -28,7 +33,8 @@ class BackupKeys(Block):
         new = new_keys()
         keys = BackupKeys(
             recipients=[new.team_recipient, new.escrow_recipient],
-            verifying_keys=[new.backup_verifying_key, new.proof_verifying_key],
+            verifying_keys=[new.backup_verifying_key],
+            proof_verifying_keys=[new.proof_verifying_key],
             signing_key=new.backup_signing_key,
         )
         signature = keys.sign(b"manifest")
@@ -46,7 +52,12 @@ class BackupKeys(Block):
     )
     verifying_keys: list[str] = Field(
         title="Verifying keys",
-        description="The Ed25519 public keys (base64 of 32 bytes) whose signatures are trusted, old ones included.",
+        description="The Ed25519 public keys (base64 of 32 bytes) that are trusted for backups, old ones included.",
+    )
+    proof_verifying_keys: list[str] = Field(
+        default=[],  # in a block that was saved before the roles were parted; no proof is believed with it
+        title="Verifying keys of proofs",
+        description="The Ed25519 public keys (base64 of 32 bytes) that are trusted for proofs, old ones included.",
     )
     signing_key: SecretStr | None = Field(
         default=None,
@@ -59,22 +70,41 @@ class BackupKeys(Block):
         return stream.sign(self._own(), data)
 
     def verify(self, data: bytes, signature: bytes) -> str:
-        """The id of the trusted key that signed data, else Refused. Verify first, parse afterwards."""
-        return stream.verify(self.verifying_keys, data, signature)
+        """The id of the key that signed data, if it is trusted for what data says it is; else Refused.
+
+        Verify first, parse afterwards: what a paper says of itself is read only when one of all keys signed it.
+        """
+        signer = stream.verify([*self.verifying_keys, *self.proof_verifying_keys], data, signature)
+        self._demand(_kind_of(data), signer)
+        return signer
 
     @property
     def signing_key_id(self) -> str:
         """The short name of the key that signs here."""
         return stream.key_id(stream.public_of(self._own()))
 
-    def check(self) -> str:
-        """Use each key once; one sentence about them, Refused where one does not work."""
+    def check(self, signs: PaperKind = "backup") -> str:
+        """Use each key once; one sentence about them, Refused where one does not work or signs what it may not."""
         stream.pack(iter([b"."]), _Nowhere(), self.recipients)
-        trusted = ", ".join(stream.key_id(key) for key in self.verifying_keys) or "nothing"
-        signs = "signs nothing"
+        if both := self._trusted("backup") & self._trusted("proof"):
+            raise Refused(
+                f"key {', '.join(both)} is trusted for backups and for proofs: name it in one of the two lists"
+            )
+        signer = "nothing"
         if self.signing_key is not None:
-            signs = f"signs with {self.verify(b'.', self.sign(b'.'))}"
-        return f"encrypts to {_counted(self.recipients)}, {signs}, trusts {trusted}"
+            signer = f"with {stream.verify([*self.verifying_keys, *self.proof_verifying_keys], b'.', self.sign(b'.'))}"
+            self._demand(signs, self.signing_key_id)
+        trusted = "; ".join(f"for {kind}s {', '.join(self._trusted(kind)) or 'nothing'}" for kind in PAPER_KINDS)
+        return f"encrypts to {_counted(self.recipients)}, signs {signer}, trusts {trusted}"
+
+    def _trusted(self, kind: PaperKind) -> set[str]:
+        keys = self.verifying_keys if kind == "backup" else self.proof_verifying_keys
+        return {stream.key_id(key) for key in keys}
+
+    def _demand(self, kind: PaperKind, signer: str) -> None:
+        if signer not in self._trusted(kind):
+            other = next(each for each in PAPER_KINDS if each != kind)
+            raise Refused(f"the signing key {signer} is trusted for {other}s, not for {kind}s")
 
     def _own(self) -> str:
         if self.signing_key is None:
@@ -180,6 +210,16 @@ class _Kept(bytearray):
     def write(self, data: bytes, /) -> int:
         self.extend(data)
         return len(data)
+
+
+def _kind_of(data: bytes) -> PaperKind:
+    """What a paper says it is, read as its own parser does: a name given twice counts as it counts there."""
+    try:
+        paper: Any = from_json(data)
+    except ValueError:
+        return "backup"
+    said = paper.get("format") if isinstance(paper, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return "proof" if str(said).startswith("shipkeeper-proof/") else "backup"  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _open_one_byte(identity: str, recipient: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect.blocks.core import Block
 
 from blocks.errors import BlockError, Missing
-from blocks.keys import RestoreKey
+from blocks.keys import BackupKeys, RestoreKey
 from blocks.postgres.tools import tools_for
 from blocks.storage.block import BackupStore, Purpose
 from deployments.declared import DeclarationError, declared
@@ -82,8 +82,11 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
 
 
 def _answer(block: Block, name: str) -> str:
+    role = name.rpartition("-")[2]
     if isinstance(block, BackupStore):
-        return block.check(PURPOSES.get(name.rpartition("-")[2], "writer"))
+        return block.check(PURPOSES.get(role, "writer"))
+    if isinstance(block, BackupKeys):
+        return block.check("proof" if role == "proof" else "backup")
     ask: Callable[[], str] | None = getattr(block, "check", None)
     return ask() if ask else "configured"
 
@@ -117,13 +120,15 @@ def _pins(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     except (BlockError, NotDone, ValueError) as error:
         yield Finding("problem", str(error))
         return
-    pinned = bool(stage.pinned_keys.recipients and stage.pinned_keys.verifying_keys)
+    pins = stage.pinned_keys
+    pinned = bool(pins.recipients and pins.verifying_keys and pins.proof_verifying_keys)
     yield (
         Finding("ok", f"the keys are those that {stage.name}.toml pins")
         if pinned
         else Finding(
             "note",
-            f"{stage.name}.toml does not pin recipients and verifying keys: whoever writes blocks can replace both",
+            f"{stage.name}.toml does not pin recipients, verifying_keys and proof_verifying_keys: whoever writes blocks"
+            " can replace them",
         )
     )
 

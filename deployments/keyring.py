@@ -1,7 +1,8 @@
 """Makes a set of keys for a stage and says where each part belongs. Nothing is kept: what is printed is there once.
 
 Two identities open every backup: the team's, on the hosts that restore, and the escrow's, which lies in no computer.
-Two keys sign: one says that a backup is ours, the other that it was proven; their public halves are trusted.
+Two keys sign: one says that a backup is ours, the other that it was proven; the public half of each is trusted for that
+alone.
 """
 
 import os
@@ -57,7 +58,8 @@ def _environment(new: NewKeys) -> str:
     return "\n".join(
         (
             f"BACKUP_RECIPIENTS={new.team_recipient},{new.escrow_recipient}",
-            f"BACKUP_VERIFYING_KEYS={new.backup_verifying_key},{new.proof_verifying_key}",
+            f"BACKUP_VERIFYING_KEYS={new.backup_verifying_key}",
+            f"PROOF_VERIFYING_KEYS={new.proof_verifying_key}",
             f"BACKUP_SIGNING_KEY={new.backup_signing_key}",
             f"PROOF_SIGNING_KEY={new.proof_signing_key}",
         )
@@ -69,5 +71,6 @@ def _public(new: NewKeys) -> str:
         "\n# Public, for the stage's TOML: pinned there, nobody can replace them by writing a block alone.\n"
         "[pinned_keys]\n"
         f'recipients = ["{new.team_recipient}", "{new.escrow_recipient}"]\n'
-        f'verifying_keys = ["{new.backup_verifying_key}", "{new.proof_verifying_key}"]'
+        f'verifying_keys = ["{new.backup_verifying_key}"]\n'
+        f'proof_verifying_keys = ["{new.proof_verifying_key}"]'
     )

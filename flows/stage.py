@@ -21,6 +21,7 @@ from flows.stage_values import Duration, Percent, Policy, Section, Span, Word, s
 
 STAGES = Path(__file__).parent.parent / "deployments" / "stages"
 
+VerifyingKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 _NAME = r"^[a-z][a-z0-9-]{0,31}$"  # also a work pool, a queue, the first part of each key in the store
 
 
@@ -132,7 +133,8 @@ class PinnedKeys(Section):
     """Public keys pinned here as well as in the block, so that both must agree; empty: only the block's."""
 
     recipients: tuple[Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")], ...] = ()
-    verifying_keys: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")], ...] = ()
+    verifying_keys: tuple[VerifyingKey, ...] = ()  # of backups
+    proof_verifying_keys: tuple[VerifyingKey, ...] = ()
 
 
 class Retention(Section):

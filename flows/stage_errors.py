@@ -36,6 +36,7 @@ _PATTERNS = {
     "policy": 'every, "every 4th", weekly or never',
     "recipients": "a public age recipient (age1 and 58 characters)",
     "verifying_keys": "the base64 of a public Ed25519 key (44 characters)",
+    "proof_verifying_keys": "the base64 of a public Ed25519 key (44 characters)",
     "prefix": "a path without a slash at its ends",
 }
 

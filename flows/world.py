@@ -102,6 +102,7 @@ def _keys(signing: str) -> Callable[[Stage, Environment], Block]:
         return BackupKeys(
             recipients=env["BACKUP_RECIPIENTS"].split(","),
             verifying_keys=env["BACKUP_VERIFYING_KEYS"].split(","),
+            proof_verifying_keys=env["PROOF_VERIFYING_KEYS"].split(","),
             signing_key=SecretStr(env[signing]) if env.get(signing) else None,
         )
 
@@ -109,7 +110,7 @@ def _keys(signing: str) -> Callable[[Stage, Environment], Block]:
 
 
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-PUBLIC_KEYS = ("BACKUP_RECIPIENTS", "BACKUP_VERIFYING_KEYS")
+PUBLIC_KEYS = ("BACKUP_RECIPIENTS", "BACKUP_VERIFYING_KEYS", "PROOF_VERIFYING_KEYS")
 PARTS = (
     Part("", PostgresServer, ("DATABASE_URL",), _server("DATABASE_URL")),
     Part("ledger", PostgresServer, ("LEDGER_URL",), _server("LEDGER_URL")),
@@ -198,7 +199,7 @@ class World:
 
     @cached_property
     def keys(self) -> BackupKeys:
-        """Recipients, verifying keys and the signing key of backups."""
+        """Recipients, verifying keys of both roles, and the signing key of backups."""
         return self._pinned(self._block(BackupKeys))
 
     @cached_property
@@ -300,10 +301,16 @@ class World:
         return Missing(f"the {kind.__name__} of {name} needs {', '.join(unset)} in the environment{alone}")
 
     def _pinned(self, keys: BackupKeys) -> BackupKeys:
+        if not keys.proof_verifying_keys:
+            raise NotDone(
+                f"the BackupKeys block of {self.stage.name} trusts no key for proofs: an older shipkeeper saved it;"
+                f" set PROOF_VERIFYING_KEYS and run python -m deployments apply --stage {self.stage.name}"
+            )
         pinned = self.stage.pinned_keys
         for what, toml, block in (
             ("recipients", pinned.recipients, keys.recipients),
             ("verifying_keys", pinned.verifying_keys, keys.verifying_keys),
+            ("proof_verifying_keys", pinned.proof_verifying_keys, keys.proof_verifying_keys),
         ):
             if toml and set(toml) != set(block):
                 raise NotDone(

@@ -29,6 +29,7 @@ from blocks.keys import new_keys
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.tools import server_tools
+from blocks.stream import public_of
 from deployments.local.database import ServiceDatabase
 from deployments.local.objectstore import ObjectStore, free_ports
 from deployments.local.running import Running
@@ -177,14 +178,24 @@ def _secrets(folder: Path) -> dict[str, str]:
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(24),
             "BACKUP_RECIPIENTS": f"{made.team_recipient},{made.escrow_recipient}",
-            "BACKUP_VERIFYING_KEYS": f"{made.backup_verifying_key},{made.proof_verifying_key}",
+            "BACKUP_VERIFYING_KEYS": made.backup_verifying_key,
+            "PROOF_VERIFYING_KEYS": made.proof_verifying_key,
             "BACKUP_SIGNING_KEY": made.backup_signing_key,
             "PROOF_SIGNING_KEY": made.proof_signing_key,
             "RESTORE_IDENTITY_FILE": str(folder / "keys" / "identity.txt"),
             "PREFECT_SERVER_ENCRYPTION_KEY": _fernet_key(),
         }
         _private(paper, json.dumps(known, indent=1))
-    return json.loads(paper.read_text())
+    return with_parted_keys(json.loads(paper.read_text()))
+
+
+def with_parted_keys(known: Mapping[str, str]) -> dict[str, str]:
+    """The same, where an older `up` trusted one list for both roles: the proof's key gets a list of its own."""
+    if "PROOF_VERIFYING_KEYS" in known:
+        return dict(known)
+    proof = public_of(known["PROOF_SIGNING_KEY"])
+    backup = [key for key in known["BACKUP_VERIFYING_KEYS"].split(",") if key != proof]
+    return {**known, "BACKUP_VERIFYING_KEYS": ",".join(backup), "PROOF_VERIFYING_KEYS": proof}
 
 
 def _fernet_key() -> str:

@@ -71,6 +71,10 @@ def insist(plan: BackupPlan, keys: BackupKeys) -> None:
         raise NotDone(f"no backup of {plan.database} was begun: {'; '.join(plan.refusals)}")
     if keys.signing_key is None:
         raise NotDone(f"no backup of {plan.database} was begun: the backup keys here hold no signing key")
+    try:
+        keys.check("backup")
+    except Refused as refused:  # found after the dump, its manifest would lie there and be believed by nobody
+        raise NotDone(f"no backup of {plan.database} was begun: {refused}") from None
 
 
 @effect(name="dump", task_run_name="dump {plan.database}", retries=0)

@@ -49,6 +49,7 @@ def choose(world: World, which: str) -> Found | None:
 def prove_it(world: World, found: Found) -> ProofPaper:
     """Restore into a scratch and compare; the paper of what came of it."""
     manifest, started, clock = found.believed, datetime.now(UTC), time.monotonic()
+    world.proof_keys.check("proof")
     identities = opened_by(world, manifest)
     try:
         with _scratch(world, manifest) as (address, version):

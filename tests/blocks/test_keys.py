@@ -14,10 +14,11 @@ from pydantic import SecretStr, ValidationError
 
 from blocks import stream
 from blocks.errors import Missing, Refused
-from blocks.keys import BackupKeys, NewKeys, RestoreKey, new_keys
+from blocks.keys import PAPER_KINDS, BackupKeys, NewKeys, RestoreKey, new_keys
 from blocks.storage.block import BackupStore, Purpose
 from blocks.storage.objects import DirectoryPlace, S3Place
 from deployments.local.objectstore import Identity
+from deployments.local.stage import with_parted_keys
 from tests.parts.store import READER, WRITER
 
 NEW = new_keys()
@@ -27,7 +28,8 @@ BLOCKS: list[type[Block]] = [BackupKeys, RestoreKey, BackupStore]
 def backup_keys(new: NewKeys = NEW, **changed: Any) -> BackupKeys:
     fields: dict[str, Any] = {
         "recipients": [new.team_recipient, new.escrow_recipient],
-        "verifying_keys": [new.backup_verifying_key, new.proof_verifying_key],
+        "verifying_keys": [new.backup_verifying_key],
+        "proof_verifying_keys": [new.proof_verifying_key],
         "signing_key": SecretStr(new.backup_signing_key),
     }
     return BackupKeys(**{**fields, **changed})
@@ -71,6 +73,40 @@ def test_backup_keys_sign_what_they_verify() -> None:
     assert NEW.backup_signing_key not in repr(keys)
 
 
+BACKUP = b'{"format":"shipkeeper-backup/1","tools":{"format":"shipkeeper-proof/1"}}'
+PROOF = b'{"format":"shipkeeper-proof/1"}'
+TWICE = b'{"format":"shipkeeper-proof/1","format":"shipkeeper-backup/1"}'
+
+
+def test_each_kind_of_paper_is_believed_from_its_own_role_alone() -> None:
+    signers = {kind: backup_keys(signing_key=SecretStr(getattr(NEW, f"{kind}_signing_key"))) for kind in PAPER_KINDS}
+    for kind, paper in (("backup", BACKUP), ("proof", PROOF), ("backup", TWICE)):
+        other = next(each for each in PAPER_KINDS if each != kind)
+        assert backup_keys().verify(paper, signers[kind].sign(paper)) == signers[kind].signing_key_id
+        with pytest.raises(Refused, match=f"{signers[other].signing_key_id} is trusted for {other}s, not for {kind}s"):
+            backup_keys().verify(paper, signers[other].sign(paper))
+
+
+def test_a_local_stage_of_before_the_roles_were_parted_still_comes_up() -> None:
+    old = {
+        "BACKUP_VERIFYING_KEYS": f"{NEW.backup_verifying_key},{NEW.proof_verifying_key}",
+        "BACKUP_SIGNING_KEY": NEW.backup_signing_key,
+        "PROOF_SIGNING_KEY": NEW.proof_signing_key,
+    }
+    parted = {"BACKUP_VERIFYING_KEYS": NEW.backup_verifying_key, "PROOF_VERIFYING_KEYS": NEW.proof_verifying_key}
+    assert with_parted_keys(old) == old | parted
+    assert with_parted_keys(old | parted) == old | parted
+
+
+def test_a_check_says_when_a_key_serves_the_other_role() -> None:
+    with pytest.raises(Refused, match="is trusted for backups, not for proofs"):
+        backup_keys().check("proof")
+    prover = backup_keys(signing_key=SecretStr(NEW.proof_signing_key))
+    assert f"signs with {stream.key_id(NEW.proof_verifying_key)}" in prover.check("proof")
+    with pytest.raises(Refused, match="is trusted for backups and for proofs: name it in one"):
+        backup_keys(proof_verifying_keys=[NEW.backup_verifying_key]).check()
+
+
 def test_a_check_tells_of_every_key() -> None:
     said = backup_keys().check()
     assert "2 recipients" in said
@@ -87,7 +123,7 @@ def test_a_check_warns_about_a_single_recipient(times: int) -> None:
 
 def test_a_signing_key_that_nobody_trusts_is_refused_by_a_check() -> None:
     with pytest.raises(Refused, match="no trusted key"):
-        backup_keys(verifying_keys=[NEW.proof_verifying_key]).check()
+        backup_keys(verifying_keys=[new_keys().backup_verifying_key]).check()
 
 
 @pytest.mark.parametrize(

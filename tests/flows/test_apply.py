@@ -140,7 +140,8 @@ def environ(database: Address) -> dict[str, str]:
         "DATABASE_URL": url,
         "LEDGER_URL": url,
         "BACKUP_RECIPIENTS": f"{KEYS.team_recipient},{KEYS.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": f"{KEYS.backup_verifying_key},{KEYS.proof_verifying_key}",
+        "BACKUP_VERIFYING_KEYS": KEYS.backup_verifying_key,
+        "PROOF_VERIFYING_KEYS": KEYS.proof_verifying_key,
         "BACKUP_SIGNING_KEY": KEYS.backup_signing_key,
         "PROOF_SIGNING_KEY": KEYS.proof_signing_key,
         "RESTORE_IDENTITY_FILE": "/nowhere/identity",
@@ -297,10 +298,9 @@ def test_a_store_that_holds_its_credentials_inside_is_compared_with_them(stage: 
 
 @pytest.mark.usefixtures("without_blocks")
 def test_everything_missing_is_told_at_once_before_anything_is_made(stage: Stage, environ: dict[str, str]) -> None:
-    del environ["DATABASE_URL"], environ["PROOF_SIGNING_KEY"]
-    with pytest.raises(
-        Missing, match=r"postgres-server/lab needs DATABASE_URL; .*backup-keys/lab-proof needs PROOF_SIGNING_KEY"
-    ):
+    del environ["DATABASE_URL"], environ["PROOF_SIGNING_KEY"], environ["PROOF_VERIFYING_KEYS"]
+    both = "PROOF_VERIFYING_KEYS, PROOF_SIGNING_KEY"
+    with pytest.raises(Missing, match=f"postgres-server/lab needs DATABASE_URL; .*backup-keys/lab-proof needs {both}"):
         lines(stage, environ)
     with get_client(sync_client=True) as client:
         assert client.read_work_pools() == []

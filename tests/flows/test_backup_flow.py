@@ -95,6 +95,11 @@ def test_a_table_that_may_not_be_read_is_named(stage: Scene, monkeypatch: pytest
     assert "grant SELECT" in sentence
 
 
+def test_a_key_that_signs_proofs_signs_no_backup(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_SIGNING_KEY", stage.keys.proof_signing_key)
+    assert "is trusted for proofs, not for backups" in refused(stage)
+
+
 def test_a_failure_is_remembered_with_its_cause(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-canary-secret")
     sentence = refused(stage)

@@ -50,7 +50,8 @@ def environ(database: Address, tmp_path: Path) -> dict[str, str]:
         "DATABASE_URL": url,
         "LEDGER_URL": url,
         "BACKUP_RECIPIENTS": f"{new.team_recipient},{new.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": f"{new.backup_verifying_key},{new.proof_verifying_key}",
+        "BACKUP_VERIFYING_KEYS": new.backup_verifying_key,
+        "PROOF_VERIFYING_KEYS": new.proof_verifying_key,
         "BACKUP_SIGNING_KEY": new.backup_signing_key,
         "PROOF_SIGNING_KEY": new.proof_signing_key,
         "RESTORE_IDENTITY_FILE": str(identity),
@@ -119,6 +120,16 @@ def test_what_is_not_set_and_what_does_not_answer_are_problems_each_by_name(
     assert "canary-word" not in "\n".join(found)
 
 
+def test_keys_of_the_wrong_role_are_a_problem(stage: Stage, environ: dict[str, str]) -> None:
+    backup, proof = environ["BACKUP_SIGNING_KEY"], environ["PROOF_SIGNING_KEY"]
+    mixed = told(stage, environ | {"BACKUP_SIGNING_KEY": proof, "PROOF_SIGNING_KEY": backup}, "problem")
+    assert [line for line in mixed if line.startswith("Backup Keys local:") and "is trusted for proofs" in line]
+    assert [line for line in mixed if line.startswith("Backup Keys local-proof:") and "is trusted for backups" in line]
+    one_for_all = f"{environ['BACKUP_VERIFYING_KEYS']},{environ['PROOF_VERIFYING_KEYS']}"
+    both = told(stage, environ | {"BACKUP_VERIFYING_KEYS": one_for_all}, "problem")
+    assert [line for line in both if "trusted for backups and for proofs" in line]
+
+
 def test_a_finding_is_a_value() -> None:
     assert Finding("ok", "well") == Finding("ok", "well")
 
@@ -155,7 +166,14 @@ def test_new_keys_are_printed_with_the_place_of_each(capsys: pytest.CaptureFixtu
     assert text.count("AGE-SECRET-KEY-1") == 2
     assert all(
         word in text
-        for word in ("RESTORE_IDENTITY_FILE", "BACKUP_RECIPIENTS=age1", "PROOF_SIGNING_KEY=", "[pinned_keys]")
+        for word in (
+            "RESTORE_IDENTITY_FILE",
+            "BACKUP_RECIPIENTS=age1",
+            "BACKUP_VERIFYING_KEYS=",
+            "PROOF_VERIFYING_KEYS=",
+            "PROOF_SIGNING_KEY=",
+            "[pinned_keys]",
+        )
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +182,7 @@ def test_what_is_said_to_belong_into_the_toml_is_taken_there(tmp_path: Path) -> 
     said: list[str] = []
     make_keys(None, said.append)
     pinned = Stage.parse(STAGE.format(folder=tmp_path) + said[-1], "lab").pinned_keys
-    assert (len(pinned.recipients), len(pinned.verifying_keys)) == (2, 2)
+    assert [*map(len, (pinned.recipients, pinned.verifying_keys, pinned.proof_verifying_keys))] == [2, 1, 1]
 
 
 def test_keys_in_a_folder_are_for_the_owner_alone_and_never_overwritten(tmp_path: Path) -> None:

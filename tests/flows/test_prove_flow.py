@@ -74,6 +74,30 @@ def test_a_listed_object_that_is_gone_disproves(stage: Scene, taken: str) -> Non
         stage.objects.delete([entry.key for entry in stage.objects.list(found.folder)])
 
 
+def test_a_proof_signed_by_who_takes_backups_proves_nothing(stage: Scene, taken: str) -> None:
+    at = datetime(2022, 1, 1, tzinfo=UTC)
+    found = stage.one(stage.again(taken, at))
+    assert found
+    stage.proof(found.believed, found.folder, at, "proven", stage.world.keys)
+    try:
+        assert stage.one(found.id) is not None
+        assert not [proof for proof in stage.bucket.proofs if proof.backup == found.id]
+        stage.proof(found.believed, found.folder, at, "proven")
+        assert [proof.verdict for proof in stage.bucket.proofs if proof.backup == found.id] == ["proven"]
+    finally:
+        stage.objects.delete([entry.key for entry in stage.objects.list(found.folder)])
+
+
+def test_a_prover_whose_key_nobody_trusts_says_so_before_it_restores(
+    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROOF_SIGNING_KEY", stage.keys.backup_signing_key)
+    before = len(stage.bucket.proofs)
+    with pytest.raises(NotDone, match="is trusted for backups, not for proofs"):
+        prove("test", taken)
+    assert len(stage.bucket.proofs) == before
+
+
 def test_a_proof_that_died_is_taken_up_before_a_newer_backup_that_nobody_asked_about(stage: Scene, taken: str) -> None:
     older, newer = (stage.again(taken, datetime(2021, 1, day, tzinfo=UTC)) for day in (1, 2))
     died = next(each for each in stage.bucket.backups if each.id == older)

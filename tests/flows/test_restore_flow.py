@@ -122,7 +122,7 @@ def test_an_altered_object_is_refused_before_anything_and_found_by_verify_and_pr
     assert not [name for name in stage.databases() if name.startswith("shipkeeper_proof_")]
 
 
-@pytest.mark.parametrize("forgery", ["text", "key", "place"])
+@pytest.mark.parametrize("forgery", ["text", "key", "role", "place"])
 def test_a_forged_manifest_is_believed_by_nobody(stage: Scene, proven: str, other: str, forgery: str) -> None:
     folder = next(each.folder for each in stage.bucket.found if each.id == proven)
     names = (MANIFEST, signature_of(MANIFEST))
@@ -133,6 +133,8 @@ def test_a_forged_manifest_is_believed_by_nobody(stage: Scene, proven: str, othe
         strange = SecretStr(new_keys().backup_signing_key)
         keys = stage.world.keys.model_copy(update={"signing_key": strange})
         stage.objects.put(folder + signature_of(MANIFEST), keys.sign(good[0]))
+    elif forgery == "role":
+        stage.objects.put(folder + signature_of(MANIFEST), stage.world.proof_keys.sign(good[0]))
     else:
         for name in names:
             stage.objects.put(folder + name, stage.objects.get(folder.replace(proven, other) + name))

@@ -120,9 +120,9 @@ class Scene:
         path = Path(self.environ["SHIPKEEPER_STAGES"]) / f"{self.name}.toml"
         path.write_text(text.replace(changed, instead) if changed else text)
 
-    def sign_anew(self, manifest: Manifest, folder: str) -> None:
-        """Put a manifest with the stage's own signature, over whatever is there."""
-        self._put(folder + MANIFEST, manifest.text(), self.world.keys)
+    def sign_anew(self, manifest: Manifest, folder: str, keys: BackupKeys | None = None) -> None:
+        """Put a manifest with the stage's own signature, or another's, over whatever is there."""
+        self._put(folder + MANIFEST, manifest.text(), keys or self.world.keys)
 
     def again(self, backup: str, at: datetime, kind: Kind = "daily", verdict: str = "") -> str:
         """The same backup once more, as if taken at `at`; with a proof of that verdict. Returns its id."""
@@ -146,8 +146,10 @@ class Scene:
             self.proof(manifest, folder, at, verdict)
         return made
 
-    def proof(self, manifest: Manifest, folder: str, at: datetime, verdict: str) -> None:
-        """Put a signed proof beside the manifest."""
+    def proof(
+        self, manifest: Manifest, folder: str, at: datetime, verdict: str, keys: BackupKeys | None = None
+    ) -> None:
+        """Put a proof beside the manifest, signed with the prover's key or with another."""
         differences = ({"what": "rows", "wanted": "500", "found": "499"},) if verdict == "disproven" else ()
         paper = ProofPaper.model_validate(
             {
@@ -165,7 +167,7 @@ class Scene:
                 "prover": self.world.proof_keys.signing_key_id,
             }
         )
-        self._put(folder + proof_key(at), paper.text(), self.world.proof_keys)
+        self._put(folder + proof_key(at), paper.text(), keys or self.world.proof_keys)
 
     def _put(self, key: str, text: bytes, keys: BackupKeys) -> None:
         self.objects.put(signature_of(key), keys.sign(text))
@@ -195,7 +197,8 @@ def scene(cluster: Cluster, place: S3Place, folder: Path, *, name: str = "test")
         "AWS_SECRET_ACCESS_KEY": str(place.secret_key),
         "AWS_ENDPOINT_URL": str(place.endpoint),
         "BACKUP_RECIPIENTS": f"{keys.team_recipient},{keys.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": f"{keys.backup_verifying_key},{keys.proof_verifying_key}",
+        "BACKUP_VERIFYING_KEYS": keys.backup_verifying_key,
+        "PROOF_VERIFYING_KEYS": keys.proof_verifying_key,
         "BACKUP_SIGNING_KEY": keys.backup_signing_key,
         "PROOF_SIGNING_KEY": keys.proof_signing_key,
         "RESTORE_IDENTITY_FILE": str(identity),
