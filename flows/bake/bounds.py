@@ -5,6 +5,7 @@ look at once, however often one looks: Ville's inequality on a mixture of likeli
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import exp, inf, lgamma, log, log1p
 
 UPWARD = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # how many times worse (as odds) a bad release may be
@@ -14,6 +15,7 @@ _TINY = 1e-300
 _TERMS = 100_000  # of the continued fraction, which needs about the root of the larger parameter
 
 
+@lru_cache(maxsize=64)
 def clopper_pearson(bad: float, n: float, alpha: float) -> float:
     """The upper bound at `alpha` of the rate behind `bad` of `n`, which need not be whole numbers."""
     if bad >= n:
@@ -88,10 +90,10 @@ def _not_zero(value: float) -> float:
 
 def _root(holds: Callable[[float], bool], start: float) -> float:
     """Where `holds` turns true, between start (where it is not) and 1 (where it is): doubling, then bisection."""
-    low, step = start, 1e-9
+    low, step = start, 1e-4
     while low + step < 1 and not holds(low + step):
         low, step = low + step, 2 * step
     high = min(low + step, 1.0)
-    while (middle := (low + high) / 2) not in {low, high} and high - low > 1e-15 * high:
+    while (middle := (low + high) / 2) not in {low, high} and high - low > 1e-14 * high:
         low, high = (low, middle) if holds(middle) else (middle, high)
     return (low + high) / 2

@@ -54,7 +54,7 @@ def odds(log_e: float) -> str:
         return "more than 1 000 000 : 1"
     if value < 0.05:  # noqa: PLR2004 - what would be shown as 0.0
         return "below 0.1 : 1"
-    return f"{amount(round(value))} : 1" if value >= 10 else f"{value:.1f} : 1"  # noqa: PLR2004 - two digits
+    return f"{amount(round(value))} : 1" if value >= 9.95 else f"{value:.1f} : 1"  # noqa: PLR2004 - two digits
 
 
 def percent(share: float) -> str:
