@@ -11,8 +11,9 @@ from itertools import groupby
 from math import log
 
 from flows.bake.looks import Signal
-from flows.bake.rule import STRONG, Judgement, Reading
+from flows.bake.rule import STRONG, Judgement
 from flows.bake.sentence import odds
+from flows.bake.signals import Reading
 from flows.chart import CARD, FONT, INK
 
 WIDTH, HEIGHT = 760, 400

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from math import log
 from typing import Literal
 
-from flows.bake.baseline import Baseline, Tolerance, tolerances
-from flows.bake.bounds import against, lower, upper
-from flows.bake.evidence import Evidence
-from flows.bake.looks import BakeRules, Look, Policy, Signal
+from flows.bake.baseline import Baseline, tolerances
+from flows.bake.bounds import against, upper
+from flows.bake.looks import BakeRules, Look, Policy
+from flows.bake.signals import Reading, Stream
 from flows.records import Record
 
 State = Literal["watching", "healthy", "inconclusive", "rollback", "hard_down"]
@@ -23,7 +23,6 @@ STRONG = 20  # : 1, what is called strong evidence, for a fault or for health
 DOWN_AFTER = 5  # health probes that failed in a row
 FROZEN_AFTER = 3  # looks that a failed dependency freezes after its own
 EXPECTED = 20  # requests whose absence is no chance
-WARM_UP_S = 60.0  # cold starts: no look that ends before tells anything of latency
 
 _AT_THE_END: dict[Policy, Action] = {"extend": "keep", "accept": "keep", "hold": "hold", "rollback": "rollback"}
 _ACTION: dict[State, Action] = {
@@ -32,48 +31,6 @@ _ACTION: dict[State, Action] = {
     "rollback": "rollback",
     "hard_down": "rollback",
 }
-_UNSEEN: dict[Signal, str] = {
-    "error": "no request was counted",
-    "slow95": "no answer time was counted after the first 60 s",
-    "slow50": "no answer time was counted after the first 60 s",
-    "probe": "none was counted",
-}
-_SIDE = 0.025  # on each side of an interval
-
-
-class Reading(Record):
-    """What one signal says: counts of the looks that were not frozen, and log E after each look."""
-
-    tolerance: Tolerance
-    alpha: float
-    n: int = 0
-    bad: int = 0
-    path: tuple[float, ...] = ()
-
-    @property
-    def signal(self) -> Signal:
-        """Which one."""
-        return self.tolerance.signal
-
-    @property
-    def log_e(self) -> float:
-        """Natural logarithm of the evidence."""
-        return self.path[-1] if self.path else 0.0
-
-    @property
-    def crossed(self) -> bool:
-        """Whether it asks for a rollback."""
-        return self.log_e >= log(1 / self.alpha)
-
-    @property
-    def untested(self) -> str:
-        """Why it says nothing; empty where it does."""
-        return self.tolerance.why if self.tolerance.p0 is None else "" if self.n else _UNSEEN[self.signal]
-
-    @property
-    def allowed(self) -> tuple[float, float]:
-        """The rates that the data allow, 2.5 % on each side, at whatever look."""
-        return lower(self.bad, self.n, _SIDE), upper(self.bad, self.n, _SIDE)
 
 
 class Judgement(Record):
@@ -109,8 +66,7 @@ def judge(baseline: Baseline, looks: Iterable[Look], rules: BakeRules) -> Judgem
     """The judgement after these looks; those after the one that decided change nothing."""
     watch = Watch(baseline, rules)
     for look in sorted(looks, key=lambda look: look.at):
-        if watch.add(look) != "watching":
-            break
+        watch.add(look)
     return watch.judgement()
 
 
@@ -120,7 +76,7 @@ class Watch:
     def __init__(self, baseline: Baseline, rules: BakeRules) -> None:
         self.baseline, self.rules = baseline, rules
         self.state: State = "watching"
-        self._signals = [_Stream(each, rules.alpha(each.signal)) for each in tolerances(baseline, rules)]
+        self._signals = [Stream(each, rules.alpha(each.signal)) for each in tolerances(baseline, rules)]
         self._looks: list[Look] = []
         self._frozen: list[bool] = []
         self._frozen_s = 0.0
@@ -128,7 +84,9 @@ class Watch:
         self._silent_s = 0.0  # since the last request was seen, by a source that was read
 
     def add(self, look: Look) -> State:
-        """Count the next look and decide."""
+        """Count the next look and decide. What was decided stays: later looks change nothing."""
+        if self.state != "watching":
+            return self.state
         length = look.at - self._at
         if length <= 0:
             raise ValueError(f"a look at {look.at:g} s after one at {self._at:g} s: each counts once, in order")
@@ -244,47 +202,6 @@ class Watch:
         """Requests that should have come in the silence: as the stable version had, or else this one before."""
         seen = self.baseline.rate or sum(look.n for look in self._looks) / max(self._at - self._silent_s, 1.0)
         return self._silent_s * seen
-
-
-class _Stream:
-    """One signal's counts and evidence, look by look."""
-
-    def __init__(self, tolerance: Tolerance, alpha: float) -> None:
-        self.tolerance, self.alpha = tolerance, alpha
-        self.signal = tolerance.signal
-        self.n = self.bad = 0
-        self._evidence = None if tolerance.p0 is None else Evidence(tolerance.p0, tolerance.phi)
-        self._path: list[float] = []
-        self._threshold = log(1 / alpha)
-
-    @property
-    def log_e(self) -> float:
-        return self._evidence.log_e if self._evidence else 0.0
-
-    @property
-    def crossed(self) -> bool:
-        return self.log_e >= self._threshold
-
-    def add(self, look: Look, *, frozen: bool) -> None:
-        n, bad = _counted(look, self.tolerance)
-        if self._evidence and n and not frozen:
-            self.n, self.bad = self.n + n, self.bad + bad
-            self._evidence.add(look.at, n, bad)
-        self._path.append(self.log_e)
-
-    def reading(self) -> Reading:
-        return Reading(tolerance=self.tolerance, alpha=self.alpha, n=self.n, bad=self.bad, path=tuple(self._path))
-
-
-def _counted(look: Look, tolerance: Tolerance) -> tuple[int, int]:
-    """What of a look bears on the signal: (n, bad). Latency has a warm-up."""
-    if tolerance.signal == "error":
-        return look.n, look.errors
-    if tolerance.signal == "probe":
-        return look.probes_n, look.probes_bad
-    if look.at <= WARM_UP_S or not look.hist:
-        return 0, 0
-    return sum(look.hist), sum(look.hist[tolerance.edge + 1 :])
 
 
 def _is_down(look: Look) -> bool:

@@ -6,7 +6,8 @@ One form for the log, the page, the alert and the tests. What could not be teste
 from math import exp, log
 
 from flows.bake.looks import Signal
-from flows.bake.rule import STRONG, Judgement, Reading
+from flows.bake.rule import STRONG, Judgement
+from flows.bake.signals import Reading
 from flows.words import duration
 
 _BAD: dict[Signal, str] = {

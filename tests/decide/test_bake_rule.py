@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from flows.bake.baseline import Baseline
 from flows.bake.looks import BUCKETS, BakeRules, Look, Signal
-from flows.bake.rule import Judgement, Reading, judge
+from flows.bake.rule import Judgement, Watch, judge
+from flows.bake.signals import Reading
 
 RULES = BakeRules(minimum_s=60, maximum_s=120)
 LONG = BakeRules(minimum_s=1800, maximum_s=1800)
@@ -234,6 +235,13 @@ def test_a_small_baseline_does_not_keep_a_good_release_from_being_healthy() -> N
 def test_a_look_that_does_not_add_up_is_refused(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         Look(at=10, **wrong)
+
+
+def test_a_watch_that_has_decided_stays_so() -> None:
+    watch = Watch(STABLE, RULES)
+    states = [watch.add(look) for look in looks(DOWN, *[GOOD] * 10)]
+    assert set(states) == {"hard_down"}
+    assert watch.judgement().at == 10
 
 
 def test_a_look_counts_once() -> None:
