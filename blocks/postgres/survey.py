@@ -44,6 +44,7 @@ class Survey:
     sequences: tuple[tuple[str, str], ...]
     extensions: tuple[Mapping[str, str], ...]
     roles: tuple[str, ...]
+    policy_roles: tuple[str, ...]
     settings: tuple[Mapping[str, str | None], ...]
     matviews: tuple[str, ...]
     large_objects: int
@@ -114,6 +115,7 @@ def look(connection: psycopg.Connection, rules: Rules, *, is_locked: bool) -> Su
         sequences=tuple((schema, name) for schema, name, _ in sequences),
         extensions=tuple({"name": n, "version": v, "schema": s} for n, v, s in rows(connection, _EXTENSIONS)),
         roles=tuple(name for (name,) in rows(connection, _ROLES)),
+        policy_roles=tuple(name for (name,) in rows(connection, _POLICY_ROLES, {"out": list(schemas)})),
         settings=tuple({"role": role, "name": name} for role, name in rows(connection, _SETTINGS)),
         matviews=_matviews(connection, schemas),
         large_objects=large,
@@ -301,6 +303,11 @@ select e.extname, e.extversion, n.nspname from pg_extension e join pg_namespace 
 where e.extname <> 'plpgsql' order by 1
 """
 _ROLES = "select rolname from pg_roles where rolname !~ '^pg_' order by 1"
+_POLICY_ROLES = f"""
+select distinct r.rolname from pg_policy p join pg_roles r on r.oid = any (p.polroles)
+join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
+where {_USER} and n.nspname <> all (%(out)s) order by 1
+"""
 _SETTINGS = """
 select r.rolname, split_part(x, '=', 1) from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole,
   unnest(s.setconfig) x

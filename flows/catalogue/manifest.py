@@ -72,6 +72,7 @@ class Manifest(_Signed):
     dependents: dict[str, tuple[str, ...]]  # objects by the extension that they hang on
     extensions: tuple[Extension, ...]
     roles: tuple[str, ...]
+    policy_roles: tuple[str, ...] | None = None  # those that policies name; not known of older backups
     settings: tuple[SettingName, ...]
     left_out: tuple[str, ...]
     totals: Totals

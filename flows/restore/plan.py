@@ -15,6 +15,9 @@ from flows.words import count, duration, listed, moment, size
 
 NAME_BYTES = 63  # Postgres cuts longer names
 SPACE_FACTOR = 1.3
+POLICIES_UNKNOWN = (
+    ", but a policy that names one of them would stop the restore at its end: create them first (nologin)"
+)
 UNMEASURED = (2.0, 4.0)  # a first restore takes this many times as long as its dump
 
 
@@ -193,6 +196,10 @@ def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
     lacks = [e.name for e in manifest.extensions if e.name not in target.extensions]
     if lacks:
         lines.append(f"the server lacks the extensions {listed(lacks)}: install them there first")
+    nobody = [role for role in manifest.policy_roles or () if role not in target.roles]
+    if nobody:
+        named = f"policies name roles that are missing there: {listed(nobody)}"
+        lines.append(f"{named}; create them first (create role NAME nologin)")
     need = round(manifest.database.size_bytes * SPACE_FACTOR)
     if not target.ours and target.free_bytes is not None and target.free_bytes < need:  # ours is filled already
         lines.append(f"{size(target.free_bytes)} are free there, {size(need)} are needed")
@@ -222,8 +229,8 @@ def _warnings(manifest: Manifest, target: Target, grade: Grade) -> list[str]:
     missing = [role for role in manifest.roles if role not in target.roles]
     if missing:
         lines.append(
-            f"roles missing there: {listed(missing)}; owners and grants are not restored in any case, but a policy that"
-            " names one of them would stop the restore at its end: create them first (nologin)"
+            f"roles missing there: {listed(missing)}; owners and grants are not restored in any case"
+            + (POLICIES_UNKNOWN if manifest.policy_roles is None else "")
         )
     was = manifest.database.collation_version
     if was and target.collation_version and was != target.collation_version:

@@ -92,6 +92,20 @@ def test_facts_of_the_database_are_seen_by_a_plain_role_too(database: Address) -
     assert (facts["encoding"], facts["server_version_num"] // 10000) == ("UTF8", 17)
 
 
+def test_roles_that_policies_name_are_seen(database: Address) -> None:
+    run(
+        database,
+        "drop role if exists tenant", "drop role if exists outsider", "create role tenant", "create role outsider",
+        "create table t (a integer)", "create schema audit", "create table audit.t (a integer)",
+        "create policy one on t to tenant, pg_monitor", "create policy all_of_them on t to public",
+        "create policy left_out on audit.t to outsider",
+    )  # fmt: skip
+    try:
+        assert survey(database, exclude_schemas=["audit"]).policy_roles == ("pg_monitor", "tenant")
+    finally:
+        run(database, "drop owned by tenant, outsider", "drop role tenant", "drop role outsider")
+
+
 def test_long_transactions_and_the_lock_budget_are_seen(database: Address) -> None:
     run(database, "create table t (a integer)")
     run(database, "begin; insert into t values (1); prepare transaction 'kept'")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from flows.catalogue.manifest import Manifest
 from flows.restore.plan import Chosen, Names, RestorePlan, Target, plan_restore
 from tests.decide.builders import manifest, read
 
@@ -22,8 +23,8 @@ TARGET = Target(
 )
 
 
-def plan(target: Target) -> RestorePlan:
-    return plan_restore(Chosen(BACKUP, "0" * 64, "curator/", ("proven", "proven yesterday")), NAMES, target, ())
+def plan(target: Target, backup: Manifest = BACKUP) -> RestorePlan:
+    return plan_restore(Chosen(backup, "0" * 64, "curator/", ("proven", "proven yesterday")), NAMES, target, ())
 
 
 def test_nothing_stands_in_the_way_of_a_fitting_server() -> None:
@@ -36,7 +37,18 @@ def test_a_database_that_is_filled_already_needs_no_space_for_its_swap() -> None
     assert plan(replace(full, databases=(*full.databases, NAMES.new), ours=True)).refusals == ()
 
 
-def test_a_missing_role_is_told_with_what_a_policy_would_do() -> None:
+def test_a_missing_role_that_a_policy_names_stands_in_the_way() -> None:
+    backup = read(manifest(roles=["app", "reader", "other"], policy_roles=["reader", "pg_monitor"]))
+    assert plan(replace(TARGET, roles=("app", "reader", "other", "pg_monitor")), backup).refusals == ()
+    found = plan(replace(TARGET, roles=("app", "pg_monitor")), backup)
+    assert found.refusals == (
+        "policies name roles that are missing there: reader; create them first (create role NAME nologin)",
+    )
+    told = [line for line in found.warnings if line.startswith("roles missing there: ")]
+    assert told == ["roles missing there: reader, other; owners and grants are not restored in any case"]
+
+
+def test_a_missing_role_of_a_backup_that_names_no_policies_is_told_with_what_one_would_do() -> None:
     missing = replace(TARGET, roles=())
     told = [line for line in plan(missing).warnings if line.startswith("roles missing there: ")]
     assert BACKUP.roles

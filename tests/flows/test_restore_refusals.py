@@ -12,7 +12,7 @@ from blocks.postgres.tools import server_tools
 from deployments.breakglass import run_flow
 from flows import people
 from flows.backup.flow import backup
-from flows.effect import BreakGlass
+from flows.effect import BreakGlass, NotDone
 from flows.restore.flow import restore
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.postgres import drop_database, running
@@ -60,6 +60,27 @@ def test_an_undo_leaves_a_database_that_another_put_in_place_of_the_half_made_on
 def rescue() -> Generator[Cluster]:
     """Another server."""
     yield from running(server_tools(17))
+
+
+def test_a_server_without_the_role_that_a_policy_names_is_refused_before_anything(
+    stage: Scene, rescue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage.database.connect() as connection:
+        for command in ("create role tenant_of_policies", "create policy own on public.users to tenant_of_policies"):
+            connection.execute(command.encode())
+    monkeypatch.setenv("RESCUE_URL", url_of(rescue.address()))
+    try:
+        which = backup("test").partition(":")[0]
+        with pytest.raises(NotDone, match="policies name roles that are missing there: tenant_of_policies; create"):
+            restore("test", which=which, into="rescue:refused")
+        with rescue.address().connect() as connection:
+            assert not connection.execute("select from pg_database where datname = 'refused'").fetchall()
+            connection.execute("create role tenant_of_policies")
+        assert "every table compared" in restore("test", which=which, into="rescue:there")
+    finally:
+        with stage.database.connect() as connection:
+            for command in ("drop policy own on public.users", "drop role tenant_of_policies"):
+                connection.execute(command.encode())
 
 
 def test_break_glass_restores_into_the_server_of_a_variable_and_names_the_backup_as_json(
