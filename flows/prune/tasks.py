@@ -51,7 +51,11 @@ def look_for_prune(world: World, *, really: bool) -> PruneLook:
 
 
 def carry_out_prune(world: World, look: PruneLook, *, really: bool) -> str:
-    """Delete through the ledger, after another look while the database's backups are held."""
+    """Delete through the ledger, after another look while the database's backups are held.
+
+    Who may not delete is refused before anything: a prune that began could neither go on nor back.
+    """
+    people.say(world.pruning.check("pruner"))
 
     def plan_of(seen: PruneLook) -> PrunePlan:
         return PrunePlan(

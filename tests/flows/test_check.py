@@ -81,6 +81,20 @@ def test_a_store_is_asked_for_its_own_part_only(environ: dict[str, str], place: 
     assert "lets the reader do its part" in reading[0].sentence
 
 
+def test_a_pruner_that_may_not_delete_is_a_problem(environ: dict[str, str], place: S3Place) -> None:
+    store = f'[store]\nbucket = "{place.bucket}"\nprefix = "{place.prefix}"\nregion = "us-east-1"\n'
+    stage = Stage.parse(STAGE.partition("[store]")[0] + store, "local")
+    environ |= {
+        "AWS_ENDPOINT_URL": str(place.endpoint),
+        "PRUNING_AWS_ACCESS_KEY_ID": READER.access_key,
+        "PRUNING_AWS_SECRET_ACCESS_KEY": READER.secret_key,
+    }
+    (pruning,) = [each for each in findings(stage, environ) if "local-pruning" in each.sentence]
+    assert pruning.verdict == "problem"
+    assert "grant them s3:DeleteObject here" in pruning.sentence
+    assert READER.secret_key not in pruning.sentence
+
+
 def test_a_host_with_both_keys_is_told_what_that_costs(stage: Stage, environ: dict[str, str]) -> None:
     assert any("give queue restore a host of its own" in each for each in told(stage, environ, "note"))
     del environ["BACKUP_SIGNING_KEY"]

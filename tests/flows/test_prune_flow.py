@@ -1,20 +1,29 @@
 """prune deletes what no rule keeps and nothing else: not the last proven, not a stranger's key, no young orphan."""
 
+import os
+import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from flows.backup.flow import backup
 from flows.catalogue.flow import catalogue
-from flows.catalogue.layout import MANIFEST, signature_of
+from flows.catalogue.layout import MANIFEST, home_of, signature_of
+from flows.catalogue.tasks import look_at_objects
 from flows.effect import NotDone, without_prefect
 from flows.prune import tasks
 from flows.prune.flow import prune
 from flows.prune.steps import PrunePlan, being_committed, remove
+from flows.restore.flow import restore
+from flows.world import World
 from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.postgres import drop_database
 from tests.parts.scene import Scene
+from tests.parts.store import READER
 
 DAY = timedelta(days=1)
 
@@ -132,3 +141,101 @@ def test_a_backup_whose_commit_is_open_is_no_orphan(stage: Scene) -> None:
     stage.world.carry_out(remove, plan, key=f"sweep {dead} again")
     assert ids(stage) == before | {dead}
     assert not stage.half(dead)
+
+
+@pytest.fixture
+def victim(stage: Scene, source: str) -> Generator[str]:
+    """A backup that no rule keeps, with a newer proven one; gone afterwards, so that each test has its own."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    stage.again(source, now - 300 * DAY, verdict="proven")
+    made = stage.again(source, now - 600 * DAY, kind="on-demand")
+    yield made
+    stage.objects.delete([entry.key for entry in stage.objects.list(folder_of(stage, made))])
+
+
+def folder_of(stage: Scene, backup_id: str) -> str:
+    return home_of(stage.world.stage).of(backup_id)
+
+
+def ended_prunes(stage: Scene) -> list[str]:
+    return [f"{each.state}: {each.reason}" for each in stage.world.ledger.history(500) if each.kind == "prune"]
+
+
+@contextmanager
+def being_read(stage: Scene, backup_id: str) -> Generator[None]:
+    """A restore of it is open: its process stands still before it makes its database."""
+    name = f"{stage.database.database}_reads"
+    reading = fork(lambda: restore("test", which=backup_id, into=name), "create *:intent", "stop")
+    assert reading.stopped()
+    try:
+        yield
+    finally:
+        assert reading.wake() == 0
+        drop_database(stage.database.at(name))
+
+
+def test_a_victim_that_an_open_restore_reads_stays_and_the_plan_says_why(stage: Scene, victim: str) -> None:
+    with being_read(stage, victim):
+        (row,) = [row for row in tasks.look_for_prune(stage.world, really=True).plan.rows if row.backup.id == victim]
+        assert row.keep
+        assert "read by an open restore" in row.reasons
+        prune("test", really=True)
+        assert victim in ids(stage)
+        assert not stage.half(victim)
+    prune("test", really=True)
+    assert victim not in ids(stage)
+
+
+def test_a_restore_that_began_after_the_plan_spares_its_backup(stage: Scene, victim: str) -> None:
+    """The second look sees it; and where nobody looks again (reconcile goes on with a dead prune), the step does."""
+    planned = tasks.look_for_prune(stage.world, really=True)
+    assert victim in {each.id for each in planned.plan.drops}
+    with being_read(stage, victim):
+        with pytest.raises(NotDone, match="the world changed since the plan: victims was"):
+            tasks.carry_out_prune(stage.world, planned, really=True)
+        plan = PrunePlan(stage="test", database=stage.database.database, victims=(victim,), orphans=(), uploads=())
+        stage.world.carry_out(remove, plan, key=f"no second look at {victim}")
+        assert victim in ids(stage)
+        assert not stage.half(victim)
+
+
+def test_a_pruner_that_may_not_delete_begins_nothing(stage: Scene, victim: str) -> None:
+    before = ended_prunes(stage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNING_AWS_ACCESS_KEY_ID", READER.access_key)
+        patch.setenv("PRUNING_AWS_SECRET_ACCESS_KEY", READER.secret_key)
+        assert victim in {each.id for each in tasks.look_for_prune(World.of("test"), really=True).plan.drops}
+        with pytest.raises(NotDone, match="grant them s3:DeleteObject here"):
+            prune("test", really=True)
+    assert ended_prunes(stage) == before
+    assert stage.world.ledger.open() == []
+    assert not stage.half(victim)
+    assert victim in ids(stage)
+
+
+def test_an_old_folder_is_swept_but_not_one_whose_commit_is_open(stage: Scene, tmp_path: Path) -> None:
+    """In a directory, as only there a test can make objects old."""
+    store = f'bucket = "backups"\nprefix = "{stage.place.prefix}"\nregion = "us-east-1"'
+    stage.toml(store, f'kind = "directory"\nfolder = "{tmp_path}"')
+    try:
+        assert fork(lambda: backup("test", "daily"), "commit *:intent").ended() == DIED
+        (dead,) = being_committed(stage.world.ledger.open())
+        orphan = "20200101T000000Z-daily-aaaaaa"
+        objects, long_ago = stage.world.store.objects(), time.time() - 3 * DAY.total_seconds()
+        objects.put(f"{folder_of(stage, orphan)}schema.pgc.zst.age", b"left by a crash")
+        for file in (each for each in tmp_path.rglob("*") if each.is_file()):
+            os.utime(file, (long_ago, long_ago))
+
+        look = tasks.look_for_prune(stage.world, really=True)
+        assert set(look.bucket.shelf.orphans) == {orphan}
+        assert set(look.bucket.shelf.growing) == {dead}
+        assert "1 orphan swept" in prune("test", really=True)
+        assert not list(objects.list(folder_of(stage, orphan)))
+
+        expire(stage.ledger)
+        reconcile(stage.world.ledger)
+        (found,) = stage.bucket.found
+        assert look_at_objects(stage.world.store, found) == len(found.believed.objects)
+        assert found.id == dead
+    finally:
+        stage.toml()
