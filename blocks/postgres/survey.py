@@ -15,6 +15,7 @@ import psycopg
 from blocks.errors import Refused
 from blocks.postgres.address import Address, said
 from blocks.postgres.contents import Excluded, Table
+from blocks.postgres.dependents import dependents
 from blocks.postgres.exclusion import data_rule, schemas_left_out
 from blocks.postgres.pins import Rows, of_database, rows
 
@@ -40,6 +41,7 @@ class Survey:
     tables: tuple[Table, ...]
     excluded: tuple[Excluded, ...]
     excluded_schemas: tuple[str, ...]
+    dependents: Mapping[str, tuple[str, ...]]
     left_out: tuple[str, ...]
     sequences: tuple[tuple[str, str], ...]
     extensions: tuple[Mapping[str, str], ...]
@@ -111,6 +113,7 @@ def look(connection: psycopg.Connection, rules: Rules, *, is_locked: bool) -> Su
         tables=tables,
         excluded=(*excluded, *_excluded_with_schema(connection, schemas)),
         excluded_schemas=tuple(sorted(schemas)),
+        dependents=dependents(connection, schemas),
         left_out=tuple(_left_out(connection, found, schemas, large, standby=standby)),
         sequences=tuple((schema, name) for schema, name, _ in sequences),
         extensions=tuple({"name": n, "version": v, "schema": s} for n, v, s in rows(connection, _EXTENSIONS)),

@@ -29,7 +29,7 @@ def compose(
     Args:
         identity: id, kind, service, stage, prefix, tools, recipients, signing_key.
         contents: what was stored and what it will be compared with (blocks.postgres.contents.Contents as JSON).
-        beside: roles, policy_roles, settings, left_out, and the snapshot's facts.
+        beside: dependents, roles, policy_roles, settings, left_out, and the snapshot's facts.
         started: when the backup began.
         finished: when the last object was stored.
     """
@@ -43,7 +43,6 @@ def compose(
             "locked_until": None,
             "operation": None,
             "token": None,
-            "dependents": {},
             "restore": BY_HAND,
         }
     )

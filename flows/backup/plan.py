@@ -101,6 +101,11 @@ def _warnings(survey: Mapping[str, Any], kind: Kind, ledger_trouble: str | None)
     lines = [f"open transaction: {line}" for line in survey["long_transactions"]]
     if ledger_trouble and kind not in NEEDS_LEDGER:
         lines.append(f"runs without the ledger, so that nothing keeps a second one out: {ledger_trouble}")
+    lines += [
+        f"on schema {schema}, which is left out, hang {listed(names)}: a restore will refuse this backup; take it in,"
+        " in the stage's TOML, or drop them"
+        for schema, names in survey["dependents"].items()
+    ]
     if survey["standby"]:
         lines.append("taken from a standby: rows committed on the primary after its replay position are not in it")
     return lines

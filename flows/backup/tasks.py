@@ -240,6 +240,7 @@ def _manifest(  # noqa: PLR0913 - all that a manifest is made of, called once
     beside = {
         "roles": seen.roles,
         "policy_roles": seen.policy_roles,
+        "dependents": seen.dependents,
         "settings": seen.settings,
         "left_out": seen.left_out,
         "snapshot": held.snapshot.to_json(),

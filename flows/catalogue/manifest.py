@@ -69,7 +69,7 @@ class Manifest(_Signed):
     sequences: tuple[ManifestSequence, ...]
     large_objects: LargeObjects
     matviews: tuple[str, ...]
-    dependents: dict[str, tuple[str, ...]]  # objects by the extension that they hang on
+    dependents: dict[str, tuple[str, ...]]  # objects by the left out schema that they hang on
     extensions: tuple[Extension, ...]
     roles: tuple[str, ...]
     policy_roles: tuple[str, ...] | None = None  # those that policies name; not known of older backups

@@ -135,6 +135,7 @@ def _restored(world: World, found: Found, address: Address, identities: list[str
     manifest = found.believed
     facts = databases.facts(address)
     lacks = [f"extension {each.name}" for each in manifest.extensions if each.name not in facts.extensions]
+    lacks += [f"schema {schema}, on which hang {listed(names)}" for schema, names in manifest.dependents.items()]
     if lacks:
         return unproven(*lacks)
     if gone := _not_in_the_store(world, found):

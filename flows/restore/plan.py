@@ -196,6 +196,11 @@ def _refusals(manifest: Manifest, target: Target, new: str) -> list[str]:
     lacks = [e.name for e in manifest.extensions if e.name not in target.extensions]
     if lacks:
         lines.append(f"the server lacks the extensions {listed(lacks)}: install them there first")
+    lines += [
+        f"schema {schema} was left out of this backup, and on it hang {listed(names, 20)}: take a backup with it in,"
+        " or restore by hand without them (docs/runbooks/restore.md)"
+        for schema, names in manifest.dependents.items()
+    ]
     nobody = [role for role in manifest.policy_roles or () if role not in target.roles]
     if nobody:
         named = f"policies name roles that are missing there: {listed(nobody)}"

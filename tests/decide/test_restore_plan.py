@@ -48,6 +48,13 @@ def test_a_missing_role_that_a_policy_names_stands_in_the_way() -> None:
     assert told == ["roles missing there: reader, other; owners and grants are not restored in any case"]
 
 
+def test_what_hangs_on_a_schema_that_the_backup_lacks_stands_in_the_way_by_name() -> None:
+    backup = read(manifest(dependents={"auth": ["policy own on public.videos", "view public.people"]}))
+    (refusal,) = plan(TARGET, backup).refusals
+    assert "schema auth was left out of this backup" in refusal
+    assert "on it hang policy own on public.videos, view public.people: take a backup with it in, or" in refusal
+
+
 def test_a_missing_role_of_a_backup_that_names_no_policies_is_told_with_what_one_would_do() -> None:
     missing = replace(TARGET, roles=())
     told = [line for line in plan(missing).warnings if line.startswith("roles missing there: ")]
