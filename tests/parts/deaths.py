@@ -30,9 +30,12 @@ class Fork:
         return os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
 
     def wake(self) -> int:
-        """Let it go on, and wait for its end."""
-        os.kill(self.pid, signal.SIGCONT)
-        return self.ended()
+        """Let it go on, as often as it stops, and wait for its end."""
+        while True:
+            os.kill(self.pid, signal.SIGCONT)
+            status = os.waitpid(self.pid, os.WUNTRACED)[1]
+            if not os.WIFSTOPPED(status):
+                return os.waitstatus_to_exitcode(status)
 
 
 def fork(act: Callable[[], object], point: str = "", fault: str = "kill") -> Fork:
