@@ -2,7 +2,7 @@
 
 BENCH_BAKE_RUNS is how many releases a cell has (2000; half at 200 requests a second), each watched for half an hour in
 looks of 10 s. Four runs share a baseline. At most 8 of 2000 may be false: a true 0.2 % stays there in 98 % of draws.
-Seeds are fixed. About ten minutes of one core; the cores that are free share them.
+Seeds are fixed. Nine minutes of one core; the cores that are there share them.
 """
 
 import os
@@ -18,17 +18,19 @@ from math import ceil, inf, log
 import pytest
 
 from flows.bake.evidence import Evidence
+from flows.bake.looks import BakeRules
 from tests.decide.bake_worlds import HEALTHY, NOISE, Fault, World, baseline, poisson, rolled_back_at
 
 RUNS = int(os.environ.get("BENCH_BAKE_RUNS", "2000"))
 SHARED = 4  # runs that share a baseline
 MOST_FALSE = 8
+HALF_AN_HOUR = BakeRules(minimum_s=1800, maximum_s=1800)
 
 
 def _share(world: World, fault: Fault, numbers: Sequence[int]) -> list[float]:
     """The times of rollback of some runs; infinite where there is none."""
     known = {number: baseline(world, number) for number in {each // SHARED for each in numbers}}
-    return [rolled_back_at(world, fault, known[each // SHARED], each) or inf for each in numbers]
+    return [rolled_back_at(world, fault, known[each // SHARED], each, HALF_AN_HOUR) or inf for each in numbers]
 
 
 def times(world: World, fault: Fault, runs: int) -> list[float]:

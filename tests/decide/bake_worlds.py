@@ -57,10 +57,10 @@ Span = tuple[float, float]
 Classes = tuple[tuple[int, float], ...]  # a bucket, and the share of requests that fall there
 
 
-def rolled_back_at(world: World, fault: Fault, baseline: Baseline, seed: int, *, watch_s: float = 1800) -> float | None:
+def rolled_back_at(world: World, fault: Fault, baseline: Baseline, seed: int, rules: BakeRules) -> float | None:
     """Seconds from go-live to the rollback; None when there is none within the watch."""
-    watch = Watch(baseline, BakeRules(minimum_s=watch_s, maximum_s=watch_s))
-    for look in looks(world, fault, baseline, random.Random(seed), watch_s):  # noqa: S311 - a simulation
+    watch = Watch(baseline, rules)
+    for look in looks(world, fault, baseline, random.Random(seed), rules.maximum_s):  # noqa: S311 - a simulation
         if watch.add(look) != "watching":
             break
     return watch.judgement().at if watch.state == "rollback" else None

@@ -7,10 +7,11 @@ import statistics
 
 import pytest
 
+from flows.bake.looks import BakeRules
 from tests.decide.bake_worlds import HEALTHY, NOISE, Fault, World, baseline, rolled_back_at
 
 RUNS = 100
-WATCH_S = 600
+TEN_MINUTES = BakeRules(minimum_s=600, maximum_s=600)
 NEVER = float("inf")
 
 
@@ -18,11 +19,15 @@ NEVER = float("inf")
 def test_a_healthy_release_is_never_rolled_back(world: World) -> None:
     known = [baseline(world, seed) for seed in range(RUNS // 4)]
     false = [
-        seed
-        for seed in range(RUNS)
-        if rolled_back_at(world, HEALTHY, known[seed // 4], seed, watch_s=WATCH_S) is not None
+        seed for seed in range(RUNS) if rolled_back_at(world, HEALTHY, known[seed // 4], seed, TEN_MINUTES) is not None
     ]
     assert not false
+
+
+def test_the_noise_is_real_without_freezing_shared_incidents_take_healthy_releases_down() -> None:
+    blind = TEN_MINUTES.model_copy(update={"frozen_limit_s": 0})
+    known = baseline(NOISE[3], 0)
+    assert any(rolled_back_at(NOISE[3], HEALTHY, known, seed, blind) for seed in range(20))
 
 
 @pytest.mark.parametrize(
@@ -37,5 +42,5 @@ def test_a_healthy_release_is_never_rolled_back(world: World) -> None:
 )
 def test_a_bad_release_is_rolled_back_soon(world: World, fault: Fault, median_s: float) -> None:
     known = [baseline(world, seed) for seed in range(RUNS // 4)]
-    times = [rolled_back_at(world, fault, known[seed // 4], seed, watch_s=WATCH_S) or NEVER for seed in range(RUNS)]
+    times = [rolled_back_at(world, fault, known[seed // 4], seed, TEN_MINUTES) or NEVER for seed in range(RUNS)]
     assert statistics.median(times) <= median_s
