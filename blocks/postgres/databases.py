@@ -122,6 +122,15 @@ def refusal_to_rename(address: Address, live: str) -> str | None:
     return lacking[0] if lacking else None
 
 
+def settings_refused(address: Address, live: str) -> list[str]:
+    """Settings of `live` that this role could not give to the database that takes its name; names only.
+
+    Postgres' own answer: each is set on `live` as it is set there already, in a transaction that is rolled back.
+    """
+    with _maintenance(address) as connection:
+        return [name for name, command in _settings(connection, live, live) if _refused(connection, command)]
+
+
 def swap(  # noqa: PLR0913 - three names that must not be mixed up, by keyword
     address: Address, *, live: str, new: str, old: str, limit_s: float, application_name: str = OURS
 ) -> None:
@@ -144,7 +153,10 @@ def dress_like(address: Address, name: str, like: str) -> list[str]:
     Returns what was set, names only: a setting's value can be a secret.
     """
     with _maintenance(address) as connection, connection.transaction():
-        return [*_same_settings(connection, name, like), *_same_rights(connection, name, like)]
+        settings = _settings(connection, name, like)
+        for _, command in settings:
+            connection.execute(command)
+        return [*(f"setting {setting}" for setting, _ in settings), *_same_rights(connection, name, like)]
 
 
 @contextmanager
@@ -187,20 +199,30 @@ def _rename(
         raise translate(failure[0], f"renaming {old_name}") from None
 
 
-def _same_settings(connection: "psycopg.Connection[Any]", name: str, like: str) -> list[str]:
+def _settings(connection: "psycopg.Connection[Any]", name: str, like: str) -> list[tuple[str, sql.Composed]]:
+    """The settings of `like`, each by its name, with the command that gives it to `name`."""
     query = """select r.rolname, unnest(s.setconfig) from pg_db_role_setting s
                join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole
                where d.datname = %s"""
-    done: list[str] = []
+    found: list[tuple[str, sql.Composed]] = []
     for role, assignment in connection.execute(query, [like]).fetchall():
         setting, _, value = assignment.partition("=")
         where = sql.SQL("role {} in database {}").format(sql.Identifier(role), sql.Identifier(name)) if role else None
         target = where or sql.SQL("database {}").format(sql.Identifier(name))
         values = quoted_list(value) if setting.lower() in QUOTED_LISTS else [value]
         literals = sql.SQL(", ").join(map(sql.Literal, values))
-        connection.execute(sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literals))
-        done.append(f"setting {setting}" + (f" of {role}" if role else ""))
-    return done
+        command = sql.SQL("alter {} set {} to {}").format(target, _setting_name(setting), literals)
+        found.append((f"{setting} of {role}" if role else setting, command))
+    return found
+
+
+def _refused(connection: "psycopg.Connection[Any]", command: sql.Composed) -> bool:
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(command)
+    except psycopg.errors.InsufficientPrivilege:
+        return True
+    return False
 
 
 def _setting_name(setting: str) -> sql.Composable:

@@ -31,6 +31,7 @@ class Target:
     ours: bool  # the new database exists and is this very restore's own
     can_create: bool
     can_rename: str | None  # why the live database can't be renamed; None: it can
+    cant_set: tuple[str, ...]  # the live database's settings that the role can't give to the new one
     extensions: tuple[str, ...]
     roles: tuple[str, ...]
     collation_version: str | None
@@ -221,6 +222,10 @@ def _swap_refusals(manifest: Manifest, target: Target, swap: str) -> list[str]:
     if target.can_rename:
         sentence = f"{swap} can't be renamed: {target.can_rename}"
         return [f"{sentence}. What works: restore without swap= and point DATABASE_URL at the new database"]
+    if target.cant_set:
+        sentence = f"the role may not set {listed(target.cant_set)} on the new database, as the live one has it"
+        how = "grant it SET on the parameter (of another role's setting: CREATEROLE, and admin of that role)"
+        return [f"{sentence}: {how}, or restore without swap= and point DATABASE_URL at the new database"]
     return []
 
 

@@ -48,13 +48,15 @@ def look_at_target(server: PostgresServer, manifest: Manifest, swap: str, new: s
     address = server.address()
     facts = databases.facts(address)
     wanted = manifest.database.server_version_num // 10000
+    can_rename = databases.refusal_to_rename(address, swap) if swap else None
     return Target(
         server=address.host if address.host.startswith("/") else f"{address.host}:{address.port}",
         version_num=facts.version_num,
         databases=facts.databases,
         ours=new in facts.databases and mark is not None and databases.mark(address, new) == mark,
         can_create=facts.can_create,
-        can_rename=databases.refusal_to_rename(address, swap) if swap else None,
+        can_rename=can_rename,
+        cant_set=tuple(databases.settings_refused(address, swap)) if swap and can_rename is None else (),
         extensions=facts.extensions,
         roles=facts.roles,
         collation_version=facts.collation_version,

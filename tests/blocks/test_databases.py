@@ -216,6 +216,42 @@ def test_a_server_that_would_refuse_the_rename_is_told_beforehand(
     assert databases.refusal_to_rename(plain, live.database) == "the role does not own it"
 
 
+def test_settings_that_a_role_may_not_give_are_told_beforehand_and_nothing_is_changed(
+    pair: tuple[Address, str, str], plain: Address
+) -> None:
+    live, new, _ = pair
+    name, role = live.database, plain.user
+    run(
+        live.at("postgres"),
+        f"alter database \"{name}\" set work_mem to '7MB'",
+        f"alter database \"{name}\" set app.secret to 'canary'",
+        f"alter database \"{name}\" set log_min_messages to 'error'",
+        f"alter role {role} in database \"{name}\" set work_mem to '8MB'",
+        f"alter role postgres in database \"{name}\" set work_mem to '9MB'",
+    )
+    worn = "select array_agg(s::text order by s::text) from pg_db_role_setting s"
+    before = ask(live, worn)
+    try:
+        refused = databases.settings_refused(plain, name)
+        assert sorted(refused) == ["app.secret", "log_min_messages", "work_mem of postgres"]
+        assert databases.settings_refused(live, name) == []
+        assert ask(live, worn) == before
+        run(
+            live.at("postgres"),
+            f"grant set on parameter app.secret, log_min_messages to {role}",
+            f'alter role postgres in database "{name}" reset all',
+        )
+        assert databases.settings_refused(plain, name) == []
+        assert "setting app.secret" in databases.dress_like(plain, new, name)
+    finally:
+        run(
+            live.at("postgres"),
+            f"revoke set on parameter app.secret, log_min_messages from {role}",
+            *(f'alter role {each} in database "{name}" reset all' for each in (role, "postgres")),
+            f'alter role {role} in database "{new}" reset all',
+        )
+
+
 def test_a_plain_role_makes_marks_and_closes_a_database_of_its_own(plain: Address) -> None:
     name = f"{plain.database}_made"
     assert databases.is_open(plain, name) is None

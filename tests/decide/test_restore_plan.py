@@ -15,6 +15,7 @@ TARGET = Target(
     ours=False,
     can_create=True,
     can_rename=None,
+    cant_set=(),
     extensions=tuple(each.name for each in BACKUP.extensions),
     roles=BACKUP.roles,
     collation_version=BACKUP.database.collation_version,
@@ -23,8 +24,11 @@ TARGET = Target(
 )
 
 
+CHOSEN = Chosen(BACKUP, "0" * 64, "curator/", ("proven", "proven yesterday"))
+
+
 def plan(target: Target, backup: Manifest = BACKUP) -> RestorePlan:
-    return plan_restore(Chosen(backup, "0" * 64, "curator/", ("proven", "proven yesterday")), NAMES, target, ())
+    return plan_restore(replace(CHOSEN, manifest=backup), NAMES, target, ())
 
 
 def test_nothing_stands_in_the_way_of_a_fitting_server() -> None:
@@ -35,6 +39,16 @@ def test_a_database_that_is_filled_already_needs_no_space_for_its_swap() -> None
     full = replace(TARGET, free_bytes=1000)
     assert [line for line in plan(full).refusals if "are needed" in line]
     assert plan(replace(full, databases=(*full.databases, NAMES.new), ours=True)).refusals == ()
+
+
+def test_settings_of_the_live_database_that_the_role_may_not_give_stand_in_a_swaps_way_alone() -> None:
+    lacking = replace(TARGET, cant_set=("app.secret", "work_mem of app"))
+    (refusal,) = plan(lacking).refusals
+    assert refusal.startswith(
+        "the role may not set app.secret, work_mem of app on the new database, as the live one has"
+    )
+    assert "restore without swap=" in refusal
+    assert plan_restore(CHOSEN, Names("", NAMES.new), lacking, ()).refusals == ()
 
 
 def test_a_missing_role_that_a_policy_names_stands_in_the_way() -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Generator
+from dataclasses import replace
 
 import pytest
 from psycopg import sql
@@ -103,6 +104,33 @@ def test_what_hangs_on_a_left_out_schema_is_said_by_the_backup_and_refused_by_th
         with stage.database.connect() as connection:
             connection.execute("drop schema auth cascade")
     assert "- on schema auth, which is left out, hang view public.v: a restore will refuse this backup" in caplog.text
+
+
+def test_a_plain_role_that_may_not_dress_the_new_database_is_told_before_anybody_is_asked(
+    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, role = sql.Identifier(stage.database.database), sql.Identifier("plain_swapper")
+    before = (
+        "create role {role} login createdb password 'swapper-canary' in role pg_signal_backend",
+        "alter database {live} owner to {role}",
+        "alter database {live} set app.secret to 'setting-canary'",
+    )
+    after = ("alter database {live} reset all", "alter database {live} owner to postgres", "drop role {role}")
+    with stage.database.connect() as connection:
+        for command in before:
+            connection.execute(sql.SQL(command).format(live=live, role=role))
+    monkeypatch.setenv("DATABASE_URL", url_of(replace(stage.database, user="plain_swapper", password="swapper-canary")))
+    databases = stage.databases()
+    try:
+        with pytest.raises(
+            NotDone, match=r"nothing was restored: the role may not set app\.secret on the new database"
+        ):
+            restore("test", which=taken, swap=stage.database.database)
+        assert stage.databases() == databases
+    finally:
+        with stage.database.connect() as connection:
+            for command in after:
+                connection.execute(sql.SQL(command).format(live=live, role=role))
 
 
 def test_break_glass_restores_into_the_server_of_a_variable_and_names_the_backup_as_json(
