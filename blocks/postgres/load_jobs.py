@@ -17,7 +17,7 @@ import psycopg
 
 from blocks.errors import Garbled, Refused
 from blocks.postgres.address import said
-from blocks.postgres.compare_jobs import facts_of, measured
+from blocks.postgres.compare_jobs import facts_of, measured, text_of
 from blocks.postgres.contents import Table
 from blocks.postgres.desk import Desk, Tool, tool_error
 from blocks.postgres.dump_jobs import hash_blobs, table_pieces
@@ -50,7 +50,7 @@ def _is_filled(connection: psycopg.Connection, table: Table) -> bool:
 
 
 def _reads_back(desk: Desk, table: Table, wanted: Facts) -> bool:
-    return measured(table_pieces(desk, table, wanted.plain_bytes)) == wanted
+    return measured(table_pieces(desk, table, wanted.plain_bytes)) == text_of(wanted)
 
 
 def _emptied(connection: psycopg.Connection, table: Table) -> None:

@@ -181,10 +181,14 @@ def test_each_change_after_the_load_is_found_and_named(contents: Contents, new: 
 
 
 def compared(wanted: bytes, found: bytes, key: tuple[str, ...] = ("id",)) -> str:
+    return verdict_and_rows(wanted, found, key)[0]
+
+
+def verdict_and_rows(wanted: bytes, found: bytes, key: tuple[str, ...] = ("id",)) -> tuple[str, int]:
     both = Both(lines_of(iter([found[:3], found[3:]])), Table("s", "t", ("id", "x"), key))
     splitter = Splitter(both.compare)
     splitter.feed(wanted)
-    return both.verdict()
+    return both.verdict(), both.rows
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def compared(wanted: bytes, found: bytes, key: tuple[str, ...] = ("id",)) -> str
     ],
 )
 def test_the_first_row_that_differs_is_named_by_its_key(found: bytes, verdict: str) -> None:
-    assert compared(b"1\ta\n2\tb\n3\tc\n", found) == verdict
+    assert verdict_and_rows(b"1\ta\n2\tb\n3\tc\n", found) == (verdict, found.count(b"\n"))
 
 
 def test_a_key_that_says_more_than_a_number_is_not_named() -> None:
