@@ -33,10 +33,11 @@ from flows.restore.plan import RestorePlan
 from flows.restore.steps import SwapPlan
 from flows.stage import Stage
 from flows.world import World
+from tests.parts.environment import url_of
 from tests.parts.killing import Arguments, Book, Matrix
 from tests.parts.nursery import Nursery
 from tests.parts.postgres import drop_database, make_database
-from tests.parts.scene import Scene, s3_place, scene, url_of
+from tests.parts.scene import Scene, s3_place, scene
 
 pytestmark = pytest.mark.timeout(600)
 Promise = Callable[[Arguments], list[str]]

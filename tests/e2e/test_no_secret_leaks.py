@@ -36,8 +36,9 @@ from flows.restore.flow import restore
 from flows.status.flow import status
 from flows.verify.flow import verify
 from flows.world import wanted_blocks
+from tests.parts.environment import url_of
 from tests.parts.postgres import PASSWORD
-from tests.parts.scene import Scene, children, s3_place, scene, url_of
+from tests.parts.scene import Scene, children, s3_place, scene
 
 SETTING = "setting-canary-9f3kq"
 WRONG_PASSWORD = "wrong-canary-password-7x"

@@ -12,8 +12,9 @@ from blocks.storage.objects import S3Place
 from deployments.local.objectstore import ObjectStore
 from flows.effect import stage_named, without_prefect
 from flows.world import World
+from tests.parts.environment import environment, identity_file
 from tests.parts.postgres import drop_database, make_database
-from tests.parts.scene import Scene, s3_place, scene, url_of
+from tests.parts.scene import Scene, s3_place, scene
 
 STAGE = """
 faults = true
@@ -48,25 +49,11 @@ def environ(
     database: Address, ledger_database: Address, place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """What break glass reads, set; the stage named `test` describes the same parts."""
-    keys, identity, stages = new_keys(), tmp_path / "identity.txt", tmp_path / "stages"
-    identity.touch(mode=0o600)
-    identity.write_text(keys.team_identity + "\n")
+    keys, stages = new_keys(), tmp_path / "stages"
     stages.mkdir()
     (stages / "test.toml").write_text(STAGE.format(database=database.database, prefix=place.prefix, exclude=""))
-    variables = {
-        "SHIPKEEPER_STAGES": str(stages),
-        "DATABASE_URL": url_of(database),
-        "LEDGER_URL": url_of(ledger_database),
-        "AWS_ACCESS_KEY_ID": str(place.access_key),
-        "AWS_SECRET_ACCESS_KEY": str(place.secret_key),
-        "AWS_ENDPOINT_URL": str(place.endpoint),
-        "BACKUP_RECIPIENTS": f"{keys.team_recipient},{keys.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": keys.backup_verifying_key,
-        "PROOF_VERIFYING_KEYS": keys.proof_verifying_key,
-        "BACKUP_SIGNING_KEY": keys.backup_signing_key,
-        "PROOF_SIGNING_KEY": keys.proof_signing_key,
-        "RESTORE_IDENTITY_FILE": str(identity),
-    }
+    variables = environment(database, ledger_database, keys, identity_file(tmp_path, keys), place)
+    variables["SHIPKEEPER_STAGES"] = str(stages)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return variables

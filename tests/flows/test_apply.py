@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -30,6 +29,7 @@ from deployments.declared import Declared, declared
 from deployments.server import apply, reached
 from flows.effect import ask_for
 from flows.stage import Stage
+from tests.parts.environment import deployer
 from tests.parts.postgres import drop_database, make_database
 
 STAGE = """
@@ -134,19 +134,7 @@ def stage(tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def environ(database: Address) -> dict[str, str]:
-    name, word = quote(database.database, safe=""), quote(database.password, safe="")
-    url = f"postgresql://{database.user}:{word}@{database.host}:{database.port}/{name}"
-    return {
-        "DATABASE_URL": url,
-        "LEDGER_URL": url,
-        "BACKUP_RECIPIENTS": f"{KEYS.team_recipient},{KEYS.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": KEYS.backup_verifying_key,
-        "PROOF_VERIFYING_KEYS": KEYS.proof_verifying_key,
-        "BACKUP_SIGNING_KEY": KEYS.backup_signing_key,
-        "PROOF_SIGNING_KEY": KEYS.proof_signing_key,
-        "RESTORE_IDENTITY_FILE": "/nowhere/identity",
-        "PREFECT_SERVER_ENCRYPTION_KEY": "set",
-    }
+    return deployer(database, KEYS, Path("/nowhere/identity"))
 
 
 def wanted(file: str = FILE) -> list[Declared]:

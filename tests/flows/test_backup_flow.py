@@ -17,7 +17,8 @@ from flows.effect import NotDone
 from flows.ledger import Unheard
 from flows.reconcile.tasks import record_strays
 from flows.world import World
-from tests.parts.scene import Scene, alive, children, url_of
+from tests.parts.environment import url_of
+from tests.parts.scene import Scene, alive, children
 
 NOBODY = "postgresql://nobody@127.0.0.1:9/none"
 ROOT = Path(__file__).parents[2]

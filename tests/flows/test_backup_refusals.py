@@ -18,8 +18,9 @@ from flows.catalogue.layout import MANIFEST, signature_of
 from flows.effect import NotDone
 from flows.ledger import Busy, Fenced, Stopped, carry_out_alone
 from flows.world import TOLD_BY_THE_LEDGER, refuse_other_pool
+from tests.parts.environment import url_of
 from tests.parts.pooler import Pooler
-from tests.parts.scene import Scene, url_of
+from tests.parts.scene import Scene
 
 
 @pytest.fixture(scope="module")

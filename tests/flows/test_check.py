@@ -4,7 +4,6 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -16,6 +15,7 @@ from deployments.__main__ import main, parser
 from deployments.check import Finding, findings
 from deployments.keyring import make_keys
 from flows.stage import Stage
+from tests.parts.environment import deployer, identity_file
 from tests.parts.store import READER
 
 STAGE = """
@@ -41,22 +41,7 @@ def stage(tmp_path: Path) -> Stage:
 @pytest.fixture
 def environ(database: Address, tmp_path: Path) -> dict[str, str]:
     new = new_keys()
-    identity = tmp_path / "identity"
-    identity.touch(0o600)
-    identity.write_text(new.team_identity)
-    name, word = quote(database.database, safe=""), quote(database.password, safe="")
-    url = f"postgresql://{database.user}:{word}@{database.host}:{database.port}/{name}"
-    return {
-        "DATABASE_URL": url,
-        "LEDGER_URL": url,
-        "BACKUP_RECIPIENTS": f"{new.team_recipient},{new.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": new.backup_verifying_key,
-        "PROOF_VERIFYING_KEYS": new.proof_verifying_key,
-        "BACKUP_SIGNING_KEY": new.backup_signing_key,
-        "PROOF_SIGNING_KEY": new.proof_signing_key,
-        "RESTORE_IDENTITY_FILE": str(identity),
-        "PREFECT_SERVER_ENCRYPTION_KEY": "set",
-    }
+    return deployer(database, new, identity_file(tmp_path, new))
 
 
 def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:

@@ -22,8 +22,9 @@ from flows.restore.flow import restore
 from flows.restore.steps import bring_back
 from flows.verify.flow import verify
 from tests.parts.deaths import fork
+from tests.parts.environment import url_of
 from tests.parts.postgres import drop_database
-from tests.parts.scene import Scene, url_of
+from tests.parts.scene import Scene
 
 BARE = "shipkeeper_test_bare"
 

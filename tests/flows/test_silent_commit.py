@@ -9,8 +9,9 @@ from flows.backup.flow import backup
 from flows.catalogue.layout import home_of
 from flows.reconcile.tasks import record_strays
 from tests.parts.deaths import Fork, expire, fork, reconcile
+from tests.parts.environment import url_of
 from tests.parts.killing import Book
-from tests.parts.scene import Scene, url_of
+from tests.parts.scene import Scene
 from tests.parts.wire import Wire
 
 LONGER_THAN_THE_TEST_S = 120

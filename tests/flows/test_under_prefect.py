@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Generator
 from contextlib import closing, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -84,7 +85,8 @@ def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
     port = urlsplit(str(PREFECT_API_URL.value())).port
     assert port
     with closing(Deaf(Address("127.0.0.1", port, "", "", "", "disable"))) as wire:
-        way = {PREFECT_API_URL: f"http://127.0.0.1:{wire.address.port}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+        url = f"http://127.0.0.1:{wire.address.port}/api"
+        way: dict[Any, Any] = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}
         with temporary_settings(way):
             state = backup("test", "daily", return_state=True)
         assert wire.broken >= 1

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -27,6 +26,7 @@ from flows.catalogue.tasks import Bucket, Found, Reader, read_bucket
 from flows.records import Kind, backup_id
 from flows.stage import Stage
 from flows.world import World
+from tests.parts.environment import environment, identity_file, url_of
 from tests.parts.postgres import drop_database, make_database
 from tests.parts.store import BUCKET
 
@@ -174,34 +174,16 @@ class Scene:
         self.objects.put(key, text)
 
 
-def url_of(address: Address) -> str:
-    """The address as an environment variable holds it."""
-    host, password = quote(address.host, safe=""), quote(address.password, safe="")
-    return f"postgresql://{address.user}:{password}@{host}:{address.port}/{address.database}?sslmode={address.sslmode}"
-
-
 @contextmanager
 def scene(cluster: Cluster, place: S3Place, folder: Path, *, name: str = "test") -> Generator[Scene]:
     """A stage with a small filled database and a migrated ledger; its databases are dropped afterwards."""
     database, ledger, keys = make_database(cluster), make_database(cluster), new_keys()
-    stages, identity = folder / "stages", folder / "identity.txt"
+    stages = folder / "stages"
     stages.mkdir(parents=True)
-    identity.touch(mode=0o600)
-    identity.write_text(keys.team_identity + "\n")
     environ = {
+        **environment(database, ledger, keys, identity_file(folder, keys), place),
         "SHIPKEEPER_STAGES": str(stages),
-        "DATABASE_URL": url_of(database),
-        "LEDGER_URL": url_of(ledger),
         "SCRATCH_URL": url_of(database.at("postgres")),
-        "AWS_ACCESS_KEY_ID": str(place.access_key),
-        "AWS_SECRET_ACCESS_KEY": str(place.secret_key),
-        "AWS_ENDPOINT_URL": str(place.endpoint),
-        "BACKUP_RECIPIENTS": f"{keys.team_recipient},{keys.escrow_recipient}",
-        "BACKUP_VERIFYING_KEYS": keys.backup_verifying_key,
-        "PROOF_VERIFYING_KEYS": keys.proof_verifying_key,
-        "BACKUP_SIGNING_KEY": keys.backup_signing_key,
-        "PROOF_SIGNING_KEY": keys.proof_signing_key,
-        "RESTORE_IDENTITY_FILE": str(identity),
     }
     made = Scene(name, database, ledger, place, keys, folder, environ)
     made.toml()
