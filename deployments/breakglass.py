@@ -31,9 +31,11 @@ ALONE = "without a ledger nothing keeps a second operator out: make sure that no
 def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakGlass, *, as_json: bool) -> int:
     """Run one flow here; 0 only on success. The plan goes to standard error.
 
-    The last line is the sentence, or with as_json one JSON object, with the ids of the backups that it names.
+    The last line is the sentence, or with as_json one JSON object, with the ids of the backups that it names and what
+    the flow told of its outcome: of a restore the new database and its operation in the ledger.
     """
     people.to_terminal()
+    people.take_outcome()
     if glass.alone:
         people.say(ALONE)
     try:
@@ -45,7 +47,7 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
         sentence, code = str(error), 1
     if as_json:
         said = {"flow": name, "stage": stage, "done": code == 0, "sentence": sentence, "backups": ids_in(sentence)}
-        print(json.dumps(said, ensure_ascii=False))
+        print(json.dumps(said | people.take_outcome(), ensure_ascii=False))
     else:
         print(sentence, file=sys.stdout if code == 0 else sys.stderr)
     return code

@@ -35,6 +35,7 @@ PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second i
 APPROVAL_SECONDS = 24 * 3600
 LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of it). Leave it as it is."
 AWAY = (HTTPError, PrefectException)  # a Prefect server that restarts
+_outcome: dict[str, str | int | None] = {}  # process-wide, as break glass is
 SEAL_LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
 
 
@@ -105,6 +106,19 @@ def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None
         create_table_artifact(key=_key(key), table=shown, description=hide(description))
     except AWAY as error:
         _not_shown(key, error)
+
+
+def outcome(**facts: str | int | None) -> None:
+    """What came of this run, by name, for a script that runs it in break glass (`--json`); a later fact rules."""
+    if plain():
+        _outcome.update(facts)
+
+
+def take_outcome() -> dict[str, str | int | None]:
+    """What was told so far, and no longer kept."""
+    told = dict(_outcome)
+    _outcome.clear()
+    return told
 
 
 def rename_run(name: str) -> None:

@@ -29,10 +29,12 @@ def restore(stage: str, which: str = "latest-proven", into: str = "", swap: str 
         return plan.sentence
     tasks.insist(plan)
     key, again = tasks.restore_key(run, plan.backup), partial(tasks.look_again, world, chosen)
-    world.carry_out(bring_back, plan, key=key, look=partial(again, into=into, swap=swap, key=run))
+    restored = world.carry_out(bring_back, plan, key=key, look=partial(again, into=into, swap=swap, key=run))
+    people.outcome(database=plan.new, operation=restored.operation)
     if not swap:
         return tasks.report(plan, f"{plan.backup} is restored as {plan.new} on {plan.server}, every table compared")
     approved_by = people.approve(plan.question, database=swap, digest=plan.digest())
     dressed = tasks.dress(world, plan)
-    world.carry_out(swap_in, swap_plan(plan, approved_by), key=f"{run}/swap", approved_by=approved_by)
+    swapped = world.carry_out(swap_in, swap_plan(plan, approved_by), key=f"{run}/swap", approved_by=approved_by)
+    people.outcome(database=swap, kept=plan.old, swap_operation=swapped.operation)
     return tasks.report(plan, f"{plan.backup} is live as {swap}; the old one is kept, closed, as {plan.old}", dressed)

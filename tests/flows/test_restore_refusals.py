@@ -17,8 +17,9 @@ from flows.effect import BreakGlass, NotDone
 from flows.prove.flow import prove
 from flows.restore.flow import restore
 from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.environment import url_of
 from tests.parts.postgres import drop_database, running
-from tests.parts.scene import Scene, url_of
+from tests.parts.scene import Scene
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,8 @@ def test_break_glass_restores_into_the_server_of_a_variable_and_names_the_backup
     printed = capsys.readouterr()
     said = json.loads(printed.out)
     assert (code, said["done"], said["backups"]) == (0, True, [taken])
+    (entry,) = [each for each in stage.world.ledger.history(1) if each.kind == "restore"]
+    assert (said["database"], said["operation"]) == ("app", entry.id)
     assert "# Plan" in printed.err
     assert "is restored as app on" in said["sentence"]
     with rescue.address("app").connect() as connection:
