@@ -70,6 +70,7 @@ class Running:
         if known := self._known():
             if self.alive():
                 _end(known[0])
+            _reap(known[0])
             self._paper.unlink(missing_ok=True)
 
     def last_words(self, lines: int = 3) -> str:
@@ -117,6 +118,13 @@ def _end(pid: int) -> None:
         if ended:
             break
     _end_session(pid)
+
+
+def _reap(pid: int) -> None:
+    """Wait for it where this process started it: it stays a zombie until then."""
+    for child in [each for each in CHILDREN if each.pid == pid]:
+        child.wait()
+        CHILDREN.remove(child)
 
 
 def _end_session(pid: int) -> None:
