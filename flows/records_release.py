@@ -1,11 +1,9 @@
 """What we remember of releases: what was deployed and how it came out. A release's status is its operation's."""
 
-from datetime import datetime
 from typing import Literal
 
 from flows.records import Record, Utc
 
-Status = Literal["running", "live", "replaced", "rolled back", "kept"]
 SHORT = 8  # letters of a commit that people read
 
 
@@ -65,9 +63,3 @@ class Told(Record):
     def open(self) -> bool:
         """Whether its operation is not settled."""
         return self.ended_at is None
-
-    def left(self, now: datetime, following: "Told | None") -> datetime:
-        """When it stopped serving: undone, replaced by the following one that went live, or not yet (`now`)."""
-        if self.state in ("undoing", "undone"):
-            return self.ended_at or now
-        return following.live_at if following and following.live_at else now

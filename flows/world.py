@@ -4,8 +4,10 @@ The parts table below is the one place that says which block holds what, and fro
 variables `apply` fills it; break glass builds the same blocks from the same variables, without a Prefect server.
 """
 
+import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +20,12 @@ from prefect_aws import AwsCredentials
 from prefect_slack import SlackWebhook
 from pydantic import SecretStr
 
+from blocks.counter import Counter
 from blocks.errors import Missing, Refused, Unreachable
+from blocks.haproxy import HAProxy
 from blocks.keys import BackupKeys, RestoreKey
 from blocks.postgres.server import PostgresServer
+from blocks.processes import Processes
 from blocks.storage.block import BackupStore
 from flows.effect import NotDone, actor, break_glass, plain, stage_named
 from flows.ledger import Busy, Fenced, Ledger, Settled, Steps, Stopped, carry_out_alone
@@ -32,6 +37,8 @@ LOG = logging.getLogger("flows.world")
 B = TypeVar("B", bound=Block)
 P = TypeVar("P", bound=Plan)
 Environment = Mapping[str, str]
+SHORTEST_LEARNED = 12  # characters of a service's variable: `production` is no secret
+COMMAND_SHARE = 0.2  # of the lease: a command begun at 80 % of it is over at its end
 TOLD_BY_THE_LEDGER = (Busy, Fenced, Stopped)  # refusals of one that works; any other is of one that can't be used
 
 
@@ -45,6 +52,7 @@ class Part:
     build: Callable[[Stage, Environment], Block]
     optional: bool = False
     spare: tuple[str, ...] = ()  # break glass does without: it reads and restores, and signs nothing
+    where: Callable[[Stage], bool] = lambda _stage: True  # on which stages there is one at all
 
     def name(self, stage: str) -> str:
         """The block's name: the stage, and the role where a stage has several blocks of one type."""
@@ -109,6 +117,29 @@ def _keys(signing: str) -> Callable[[Stage, Environment], Block]:
     return build
 
 
+def _processes(stage: Stage, env: Environment) -> Block:
+    names = dict.fromkeys((*stage.environment.required, *stage.environment.presets))
+    given = {name: env.get(f"SERVICE_{name}") or stage.environment.presets.get(name, "") for name in names}
+    return Processes(
+        folder=env["PROCESSES_FOLDER"],
+        repository=env["PROCESSES_REPOSITORY"],
+        ports=json.loads(env["PROCESSES_PORTS"]),
+        start_command=shlex.split(env["PROCESSES_START"]),
+        environment={name: SecretStr(value) for name, value in given.items() if value},
+        grace_s=stage.release.drain_limit.total_seconds(),
+    )
+
+
+def _balancer(stage: Stage, env: Environment) -> Block:
+    lease_s = stage.ledger.lease.total_seconds()
+    return HAProxy(socket=env["HAPROXY_SOCKET"], url=env["HAPROXY_URL"], timeout_s=lease_s * COMMAND_SHARE)
+
+
+def _on_processes(stage: Stage) -> bool:
+    return stage.release.platform == "processes"
+
+
+PROCESSES = ("PROCESSES_FOLDER", "PROCESSES_REPOSITORY", "PROCESSES_PORTS", "PROCESSES_START")
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 PUBLIC_KEYS = ("BACKUP_RECIPIENTS", "BACKUP_VERIFYING_KEYS", "PROOF_VERIFYING_KEYS")
 PARTS = (
@@ -127,6 +158,15 @@ PARTS = (
         RestoreKey,
         ("RESTORE_IDENTITY_FILE",),
         lambda _stage, env: RestoreKey(identity_file=env["RESTORE_IDENTITY_FILE"]),
+    ),
+    Part("", Processes, PROCESSES, _processes, where=_on_processes),
+    Part("", HAProxy, ("HAPROXY_SOCKET", "HAPROXY_URL"), _balancer, where=_on_processes),
+    Part(
+        "",
+        Counter,
+        ("COUNTER_FILE",),
+        lambda _stage, env: Counter(file=env["COUNTER_FILE"]),
+        where=_on_processes,
     ),
     Part(
         "",
@@ -150,6 +190,7 @@ def wanted_blocks(stage: Stage, environ: Environment) -> list[WantedBlock]:
             part.spare,
         )
         for part in PARTS
+        if part.where(stage)
     ]
 
 
@@ -211,6 +252,21 @@ class World:
     def restore_key(self) -> RestoreKey:
         """Where the identity that opens backups lies on this host."""
         return self._block(RestoreKey)
+
+    @cached_property
+    def platform(self) -> Processes:
+        """Where releases run."""
+        return self._block(Processes)
+
+    @cached_property
+    def traffic(self) -> HAProxy:
+        """The load balancer before the platform's slots."""
+        return self._block(HAProxy)
+
+    @cached_property
+    def counter(self) -> Counter:
+        """What was served, by slot and second."""
+        return self._block(Counter)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -334,6 +390,10 @@ def _learn(block: Block) -> None:
             learn(value.get_secret_value())
         elif isinstance(value, Block):
             _learn(value)
+    if isinstance(block, Processes):
+        for value in (each.get_secret_value() for each in block.environment.values()):
+            if len(value) >= SHORTEST_LEARNED:  # what is shorter stands in innocent text everywhere
+                learn(value)
 
 
 def _same_pool(stage: str) -> None:

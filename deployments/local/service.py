@@ -1,4 +1,4 @@
-"""The sample service: a small curator of short videos on Postgres, with visitors of its own, for the local stage.
+"""The sample service: a small curator of short videos on Postgres, for the local stage.
 
     DATABASE_URL=... python -m deployments.local.service --port 8000
 
@@ -8,6 +8,7 @@ database that is away means 503 and another try with the next request.
 """
 
 import argparse
+import itertools
 import json
 import os
 import queue
@@ -20,10 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, LiteralString
+from pathlib import Path
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -31,7 +33,7 @@ from psycopg.rows import dict_row
 
 from blocks.errors import BlockError
 from blocks.postgres.address import Address
-from deployments.local.data import DEFAULT_MEGABYTES, LETTERS, Draw, fill, filled
+from deployments.local.data import DEFAULT_MEGABYTES, fill, filled
 
 BODY_LIMIT = 64 * 1024
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -46,13 +48,6 @@ values (%s, %s, %s, %s, %s, %s, %s)
 ADD = """
 insert into public.videos (youtube_id, title, channel, seconds, published_at)
 values (%(youtube_id)s, %(title)s, %(channel)s, 30, now()) on conflict (youtube_id) do nothing returning id
-"""
-SEARCHED = """
-insert into public.search_logs (user_id, query, results, response_ms)
-select id, %s, %s, %s from public.users where id = %s
-"""
-CAME = """
-insert into public.sessions (user_id, expires_at) select id, now() + interval '1 day' from public.users where id = %s
 """
 Answer = tuple[HTTPStatus, Mapping[str, object] | str]
 
@@ -86,12 +81,31 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What is wrong with a release of the sample service: nothing, as a rule."""
+
+    errors: float = 0.0  # this share of the answers under /api/ is 500
+    errors_after: int = 0  # but for the first so many: what checks before traffic cannot see
+    slow: float = 0.0  # this share of them comes `slow_s` later
+    slow_s: float = 0.0
+    empty: bool = False  # the trending list has lost its videos: only a smoke test notices
+    dies_after_s: float = 0.0  # 0: it lives
+
+    @classmethod
+    def of(cls, file: Path) -> "Traits":
+        """As the release's traits.json says."""
+        return cls(**json.loads(file.read_text()))
+
+
+@dataclass(frozen=True)
 class Service:
     """What the endpoints answer from."""
 
     pool: Pool
     release: str
     started: float
+    traits: Traits = Traits()
+    asked: "itertools.count[int]" = field(default_factory=itertools.count)  # requests under /api/
 
     def health(self, _body: bytes) -> Answer:
         """Whether it can serve: it can when its database answers."""
@@ -112,7 +126,8 @@ class Service:
     def trending(self, _body: bytes) -> Answer:
         """The twenty most seen."""
         with self.pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            return HTTPStatus.OK, {"videos": cursor.execute(TRENDING).fetchall()}
+            videos = cursor.execute(TRENDING).fetchall()
+        return HTTPStatus.OK, {"videos": [] if self.traits.empty else videos}
 
     def add_video(self, body: bytes) -> Answer:
         """Takes {youtube_id, title, channel}; 400 when it is not that, 409 when it is known."""
@@ -153,11 +168,18 @@ class Service:
         route = self.routes().get((method, path))
         if route is None:
             return HTTPStatus.NOT_FOUND, {"error": "there is no such endpoint"}
+        if path.startswith("/api/") and self._is_faulty():
+            return HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "this release has a fault"}
+        if path.startswith("/api/") and random.random() < self.traits.slow:  # noqa: S311 - no secret
+            time.sleep(self.traits.slow_s)  # a slow release is what is asked for
         try:
             return route(body)
         except (psycopg.Error, BlockError) as error:
             print(f"{method} {path}: {type(error).__name__}", file=sys.stderr, flush=True)
             return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unhealthy", "error": "the database does not answer"}
+
+    def _is_faulty(self) -> bool:
+        return next(self.asked) >= self.traits.errors_after and random.random() < self.traits.errors  # noqa: S311 - no secret
 
     def log(self, *row: object) -> None:
         """One request's row; lost when the database is away, as the request itself said 503 then."""
@@ -200,6 +222,10 @@ class Request(BaseHTTPRequestHandler):
         """Requests are logged in api_logs."""
 
     def _answer(self, body: bytes) -> None:
+        with self.server.answering():  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - ours is a Server
+            self._answer_one(body)
+
+    def _answer_one(self, body: bytes) -> None:
         began = time.monotonic()
         path = urlsplit(self.path).path
         named = self.headers.get("x-correlation-id", "")
@@ -218,53 +244,37 @@ class Request(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(text.encode())))
         self.send_header("x-response-time", f"{spent_ms:.1f}ms")
         self.send_header("x-correlation-id", name)
+        self.send_header("x-release", self.service.release)
         self.end_headers()
         self.wfile.write(text.encode())
 
 
-class Visitors(threading.Thread):
-    """Rows of people who come and go: searches, views, sessions, log lines, steadily; now and then a new video."""
-
-    def __init__(self, service: Service, a_second: float) -> None:
-        super().__init__(daemon=True)
-        self.service, self.pause = service, 1 / a_second
-        self.over = threading.Event()
-        self.draw = Draw(str(random.SystemRandom().random()))
-
-    def run(self) -> None:
-        """Until `over`; a database that is away is tried again with the next visitor."""
-        while not self.over.wait(self.pause):
-            began = time.monotonic()
-            with suppress(psycopg.Error, BlockError):
-                self._come()
-                spent_ms = (time.monotonic() - began) * 1000
-                request = ("GET", "/api/videos/trending", 200, spent_ms, self.service.release)
-                self.service.log(*request, "203.0.113.7", self.draw.hexadecimal(16))
-
-    def _come(self) -> None:
-        with self.service.pool.connection() as connection, connection.transaction():
-            for statement, values in self._traces():
-                connection.execute(statement, values)
-        if self.draw.below(20) == 0:
-            name = "".join(self.draw.one(LETTERS) for _ in range(11))
-            video = {"youtube_id": name, "title": self.draw.phrase(4), "channel": "새 채널"}
-            self.service.add_video(json.dumps(video).encode())
-
-    def _traces(self) -> tuple[tuple[LiteralString, tuple[object, ...]], ...]:
-        draw, user = self.draw, 1 + self.draw.below(10)
-        return (
-            (SEARCHED, (draw.phrase(2), draw.below(200), draw.below(900) / 8, user)),
-            (CAME, (user,)),
-            ("insert into public.logs (level, message) values ('info', %s)", (f"검색: {draw.phrase(1)}",)),
-            ("update public.videos set view_count = view_count + 1 where id = %s", (1 + draw.below(10),)),
-        )
-
-
 class Server(ThreadingHTTPServer):
-    """A thread a client; a client that leaves early is no error."""
+    """A thread a client; a client that leaves early is no error; what is being answered at SIGTERM is answered."""
 
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._answering, self._quiet = 0, threading.Condition()
+
+    @contextmanager
+    def answering(self) -> Generator[None]:
+        """While one request is answered."""
+        with self._quiet:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._quiet:
+                self._answering -= 1
+                self._quiet.notify_all()
+
+    def finish(self, limit_s: float = 20) -> None:
+        """Wait until nothing is being answered; connections that only stay open are not waited for."""
+        with self._quiet:
+            self._quiet.wait_for(lambda: self._answering == 0, limit_s)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Silent for broken connections alone."""
@@ -279,9 +289,10 @@ def main() -> None:
     if not url:
         sys.exit("the sample service wants its database as a URL in DATABASE_URL")
     pool = Pool(Address.of_url(url))
-    _fill_empty(pool.address, options.megabytes)
-    service = Service(pool, os.environ.get("APP_VERSION", "v1"), time.monotonic())
-    _serve(service, options.port, options.visitors)
+    fill_empty(pool.address, options.megabytes)
+    traits = Traits.of(options.traits) if options.traits else Traits()
+    release = os.environ.get("RELEASE") or os.environ.get("APP_VERSION", "v1")
+    _serve(Service(pool, release, time.monotonic(), traits), options.port)
 
 
 def _options() -> argparse.Namespace:
@@ -289,32 +300,30 @@ def _options() -> argparse.Namespace:
         description="The local stage's sample service; DATABASE_URL says where its rows are."
     )
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--visitors", type=float, default=5, help="a second; 0 for none")
+    parser.add_argument("--traits", type=Path, help="a JSON file that says what is wrong with this release")
     parser.add_argument(
         "--megabytes", type=float, default=DEFAULT_MEGABYTES, help="what an empty database is filled with"
     )
     return parser.parse_args()
 
 
-def _fill_empty(address: Address, megabytes: float) -> None:
+def fill_empty(address: Address, megabytes: float = DEFAULT_MEGABYTES) -> None:
+    """Fill a database that has no rows of the service yet."""
     with address.connect() as connection:
         full = filled(connection)
     if not full:
         fill(address, megabytes=megabytes)
 
 
-def _serve(service: Service, port: int, visitors: float) -> None:
+def _serve(service: Service, port: int) -> None:
     Request.service = service
     with Server(("127.0.0.1", port), Request) as server:
-        crowd = Visitors(service, visitors) if visitors else None
         signal.signal(signal.SIGTERM, lambda _sign, _frame: threading.Thread(target=server.shutdown).start())
         print(f"serving on port {server.server_address[1]}", flush=True)
-        if crowd:
-            crowd.start()
+        if service.traits.dies_after_s:
+            threading.Timer(service.traits.dies_after_s, os._exit, [1]).start()
         server.serve_forever(poll_interval=0.1)
-        if crowd:
-            crowd.over.set()
-            crowd.join()
+        server.finish()
     service.pool.close()
 
 

@@ -3,7 +3,9 @@
     control/     Postgres of the control plane: Prefect's database and the ledger
     service/     Postgres primary of the sample service, and its streaming standby
     store/       the object store that holds the backups
-    processes/   sample service with its visitors, Prefect server, worker: pids and logs
+    balancer/    HAProxy before the two slots, its configuration and state
+    repository/  the sample service's git repository     releases/   its checkouts and running releases
+    processes/   counter, visitors, Prefect server, worker: pids and logs
     keys/        age identities and signing keys (0600)      environment.json   what `apply` and break glass need (0600)
     env.sh       for a shell that is to use this stage's Prefect: `. .stage/env.sh`
 
@@ -15,6 +17,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +25,30 @@ from typing import Any
 
 import httpx
 import psycopg
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from psycopg import sql
 
-from blocks.errors import Missing
+from blocks.errors import Missing, Unreachable
 from blocks.keys import new_keys
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.tools import server_tools
 from blocks.stream import public_of
+from deployments.local.balancer import Balancer
 from deployments.local.database import ServiceDatabase
 from deployments.local.objectstore import ObjectStore, free_ports
+from deployments.local.repository import Repository
 from deployments.local.running import Running
+from deployments.local.service import fill_empty
+from flows.stage import Stage
+from flows.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "backups"
 READY_SECONDS = 90
+FIRST_RELEASE_SECONDS = 120
+VISITORS_A_SECOND = 25
 Say = Callable[[str], None]
 
 
@@ -60,8 +72,8 @@ class LocalStage:
 
     @property
     def service(self) -> str:
-        """The sample service."""
-        return f"http://127.0.0.1:{self.ports['service']}"
+        """The sample service, where its visitors reach it: at the load balancer."""
+        return Balancer(self.folder / "balancer").url
 
 
 def up(folder: Path | None = None, *, say: Say = print) -> LocalStage:
@@ -75,7 +87,7 @@ def up(folder: Path | None = None, *, say: Say = print) -> LocalStage:
     _start_prefect(stage, say)
     _apply(stage, say)
     _start_worker(stage, say)
-    _start_service(stage, say)
+    _start_releases(stage, say)
     return stage
 
 
@@ -85,8 +97,9 @@ def down(folder: Path | None = None, *, say: Say = print) -> None:
     if not folder.exists():
         say(f"nothing runs: there is no {folder}")
         return
-    for name in ("service", "worker", "prefect"):
+    for name in ("visitors", "worker", "prefect"):
         Running(folder / "processes", name).stop()
+    _stop_releases(folder)
     ObjectStore(folder / "store").stop()
     ServiceDatabase(folder / "service").stop()
     if (folder / "control" / "cluster.json").exists():
@@ -114,7 +127,7 @@ def _possible_here() -> None:
 def _ports(folder: Path) -> dict[str, int]:
     paper = folder / "ports.json"
     if not paper.exists():
-        names = ("control", "primary", "standby", "store", "prefect", "service")
+        names = ("control", "primary", "standby", "store", "prefect")
         _private(paper, json.dumps(dict(zip(names, free_ports(len(names)), strict=True))))
     return json.loads(paper.read_text())
 
@@ -130,16 +143,21 @@ def _start_data(folder: Path, ports: Mapping[str, int], say: Say) -> dict[str, s
         secrets_["AWS_ACCESS_KEY_ID"], secrets_["AWS_SECRET_ACCESS_KEY"], bucket=BUCKET, port=ports["store"]
     )
     say("the object store answers")
-    known = secrets_ | {
-        "DATABASE_URL": service.url,
-        "SERVICE_DATABASE_URL": service.service_address.url(),
-        "DATABASE_URL_CA_FILE": str(service.ca),
-        "LEDGER_URL": control.address("ledger").url(),
-        "PREFECT_API_DATABASE_CONNECTION_URL": _asyncpg(control.address("prefect")),
-        "AWS_ENDPOINT_URL": store.endpoint,
-        "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
-        "PREFECT_HOME": str(folder / "prefect"),
-    }
+    fill_empty(service.service_address)
+    known = (
+        secrets_
+        | _platform(folder)
+        | {
+            "DATABASE_URL": service.url,
+            "SERVICE_DATABASE_URL": service.service_address.url(),
+            "DATABASE_URL_CA_FILE": str(service.ca),
+            "LEDGER_URL": control.address("ledger").url(),
+            "PREFECT_API_DATABASE_CONNECTION_URL": _asyncpg(control.address("prefect")),
+            "AWS_ENDPOINT_URL": store.endpoint,
+            "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
+            "PREFECT_HOME": str(folder / "prefect"),
+        }
+    )
     _private(folder / "environment.json", json.dumps(known, indent=1))
     shell = "".join(f"export {name}={shlex.quote(known[name])}\n" for name in ("PREFECT_API_URL", "PREFECT_HOME"))
     _private(folder / "env.sh", shell)
@@ -214,7 +232,9 @@ def _private(path: Path, text: str) -> None:
 
 def _base_environment() -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    here = str(Path(sys.executable).parent)  # a release's commands say `python`
     return inherited | {
+        "PATH": f"{here}:{os.environ.get('PATH', os.defpath)}",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -260,14 +280,63 @@ def _start_worker(stage: LocalStage, say: Say) -> None:
     say("a worker takes runs of the stage's work pool")
 
 
-def _start_service(stage: LocalStage, say: Say) -> None:
-    environ = dict(stage.environ)
-    service = Running(stage.folder / "processes", "service")
-    if not service.alive():
-        port = str(stage.ports["service"])
-        service.start([sys.executable, "-m", "deployments.local.service", "--port", port], environ)
-    service.await_ready(lambda: _answers(f"{stage.service}/health"), READY_SECONDS, "the sample service")
+def _platform(folder: Path) -> dict[str, str]:
+    """Load balancer, counter and repository, and what the blocks of releases are made from."""
+    balancer = Balancer(folder / "balancer").start()
+    counter = folder / "counter.sqlite"
+    counting = Running(folder / "processes", "counter")
+    if not counting.alive():
+        command = [sys.executable, "-m", "blocks.counting", "--port", str(balancer.log_port), "--file", str(counter)]
+        counting.start(command, _base_environment())
+    Repository(folder / "repository").make()
+    return {
+        "PROCESSES_FOLDER": str(folder / "releases"),
+        "PROCESSES_REPOSITORY": str(folder / "repository"),
+        "PROCESSES_PORTS": json.dumps(balancer.slots),
+        "PROCESSES_START": shlex.join([sys.executable, "serve.py", "--port", "{port}"]),
+        "HAPROXY_SOCKET": balancer.block.socket,
+        "HAPROXY_URL": balancer.url,
+        "COUNTER_FILE": str(counter),
+    }
+
+
+def _start_releases(stage: LocalStage, say: Say) -> None:
+    """What ran before runs again; on a new stage the first release is deployed, and bakes while others go on."""
+    world = World(Stage.named("local"), stage.environ)
+    if world.platform.revive():
+        say("the releases that ran before run again")
+    elif not any(slot.alive for slot in world.platform.slots().values()):
+        with temporary_settings({PREFECT_API_URL: stage.environ["PREFECT_API_URL"]}):
+            asked: Any = run_deployment(
+                "deploy/local", timeout=0, as_subflow=False, flow_run_name="deploy the first release"
+            )
+        say(f"the first release is being deployed: run {asked.name}")
+    _await_service(stage)
+    visitors = Running(stage.folder / "processes", "visitors")
+    if not visitors.alive():
+        command = ["-m", "deployments.local.visitors", "--url", stage.service, "--a-second", str(VISITORS_A_SECOND)]
+        visitors.start([sys.executable, *command], stage.environ)
     say(f"the sample service answers at {stage.service}, with live traffic")
+
+
+def _await_service(stage: LocalStage) -> None:
+    deadline = time.monotonic() + FIRST_RELEASE_SECONDS
+    while not _answers(f"{stage.service}/health"):
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"no release serves at {stage.service} after {FIRST_RELEASE_SECONDS} s: see its run in {stage.ui}"
+            )
+        time.sleep(0.2)  # a balancer announces nothing
+
+
+def _stop_releases(folder: Path) -> None:
+    paper = folder / "environment.json"
+    if paper.exists():
+        platform = World(Stage.named("local"), json.loads(paper.read_text())).platform
+        for slot in platform.slots():
+            platform.pause(slot)
+    Balancer(folder / "balancer").stop()
+    Running(folder / "processes", "counter").stop()
 
 
 def _answers(url: str) -> bool:

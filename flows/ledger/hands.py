@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from blocks.errors import BlockError
 from blocks.postgres.address import Address, translate
+from flows.effect import NotDone
 from flows.ledger import holder
 from flows.ledger.engine import run_id
 from flows.ledger.errors import Busy, Fenced, Unheard
@@ -217,7 +218,7 @@ def _let_go(op: Operation, error: BaseException) -> None:
 def sentence(error: BaseException) -> str:
     """What an exception says, for a row and for people."""
     text = str(error)
-    if isinstance(error, BlockError) and text:
+    if isinstance(error, (BlockError, NotDone)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -4,8 +4,10 @@ import threading
 import time
 
 import flows.backup.steps
+import flows.deploy.steps
 import flows.prune.steps
 import flows.restore.steps
+import flows.rollback.steps
 from blocks.errors import BlockError, Unreachable
 from flows import people
 from flows.catalogue.tasks import read_bucket, record_in_ledger
@@ -18,6 +20,9 @@ LISTS = (
     flows.prune.steps.remove,
     flows.restore.steps.bring_back,
     flows.restore.steps.swap_in,
+    flows.deploy.steps.migrate,
+    flows.deploy.steps.roll_out,
+    flows.rollback.steps.go_back,
 )
 """Every step list of the house: a row of the journal can only be rebuilt where its list is imported."""
 LIVES_S = 65 * 60.0

@@ -48,10 +48,10 @@ def count(address: Address, table: str) -> int:
         return row[0] if row else 0
 
 
-def started(address: Address, visitors: int) -> tuple[subprocess.Popen[str], str]:
+def started(address: Address, traits: Path | None = None) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, "-m", "deployments.local.service", "--port", "0", "--megabytes", "0.1"]
     process = subprocess.Popen(
-        [*command, "--visitors", str(visitors)],
+        [*command, *(["--traits", str(traits)] if traits else [])],
         env={**os.environ, "DATABASE_URL": address.url(), "APP_VERSION": "v42"},
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def place(postgres17: Cluster) -> Generator[Address]:
 
 @pytest.fixture(scope="module")
 def base(place: Address) -> Generator[str]:
-    process, base = started(place, visitors=0)
+    process, base = started(place)
     assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     yield base
     assert ended(process) == 0
@@ -139,8 +139,18 @@ def test_it_says_503_while_the_database_is_away_and_recovers(base: str, place: A
     assert ask(base, "/health").status_code == 200
 
 
-def test_visitors_write_steadily(database: Address) -> None:
-    process, _ = started(database, visitors=50)
+def visitors(base: str, address: Address) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "deployments.local.visitors", "--url", base, "--a-second", "50"],
+        env={**os.environ, "SERVICE_DATABASE_URL": address.url()},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_visitors_write_steadily(base: str, place: Address) -> None:
+    database, process = place, visitors(base, place)
     try:
         before = [count(database, table) for table in ("search_logs", "api_logs", "sessions", "logs")]
         deadline = time.monotonic() + 20
@@ -150,6 +160,24 @@ def test_visitors_write_steadily(database: Address) -> None:
         ):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    finally:
+        assert ended(process) == 0
+
+
+def test_a_release_has_the_faults_that_its_traits_say(place: Address, tmp_path: Path) -> None:
+    traits = tmp_path / "traits.json"
+    traits.write_text('{"errors": 1.0, "empty": true}')
+    process, base = started(place, traits)
+    try:
+        assert ask(base, "/api/auth/status").status_code == 500
+        assert ask(base, "/health").status_code == 200
+        traits.write_text('{"empty": true}')
+    finally:
+        assert ended(process) == 0
+    process, base = started(place, traits)
+    try:
+        answer = ask(base, "/api/videos/trending")
+        assert (answer.json(), answer.headers["x-release"]) == ({"videos": []}, "v42")
     finally:
         assert ended(process) == 0
 

@@ -1,0 +1,129 @@
+"""Decides what each gate says: the observation in, an answer with its reason out. All are asked, all are reported."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from flows.deploy.plan import Seen
+from flows.records import Backup, Proof
+from flows.records_release import SHORT, Gate, Migration
+from flows.rollback.candidates import breaking_between
+from flows.stage_release import Audit, Freeze, Release
+from flows.words import duration, moment
+
+NONE_PENDING, PENDING = 0, 1  # what a migrations' status command exits with
+TIMED_OUT = -1
+SEVERITIES = ("critical", "high")
+LIST = TypeAdapter(list[Migration])
+
+
+def reachable(commit: str, branch: str, *, is_on_branch: bool) -> Gate:
+    """The commit is on the stage's branch."""
+    found = "is on" if is_on_branch else "is not reachable from"
+    advice = "" if is_on_branch else ": merge it first, or deploy another"
+    return Gate(name="branch", ok=is_on_branch, sentence=f"{commit[:SHORT]} {found} {branch}{advice}")
+
+
+def not_quarantined(commit: str, quarantined: Mapping[str, str]) -> Gate:
+    """No release that evidence took back is deployed again."""
+    why = quarantined.get(commit)
+    advice = f"{commit[:SHORT]} is in quarantine: {why}; deploy a commit that mends it"
+    return Gate(name="quarantine", ok=not why, sentence=advice if why else "not in quarantine")
+
+
+def environment(required: Sequence[str], present: Sequence[str]) -> Gate:
+    """Every variable that the service needs is set, by name."""
+    missing = [name for name in required if name not in present]
+    found = f"all {len(required)} required variables are set" if required else "no variable is required"
+    sentence = f"{', '.join(missing)} not set: set them and apply the stage" if missing else found
+    return Gate(name="environment", ok=not missing, sentence=sentence)
+
+
+def no_freeze(freezes: Sequence[Freeze], now: datetime) -> Gate:
+    """No calendar window forbids it."""
+    held = next((each for each in freezes if each.holds(now)), None)
+    sentence = f"deploys are frozen until {moment(held.ends)}: {held.reason}" if held else "no deploy freeze"
+    return Gate(name="freeze", ok=held is None, sentence=sentence)
+
+
+def way_back(seen: Seen, migrations: Sequence[Migration], compatible: Sequence[str]) -> Gate:
+    """What serves now can be gone back to: it is kept, and no migration of this release breaks it."""
+    if not seen.live_commit:
+        first = "nothing serves yet: the first release has nothing to go back to"
+        return Gate(name="way back", ok=True, warning=True, sentence=first)
+    known = next((told.release for told in reversed(seen.releases) if told.release.commit == seen.live_commit), None)
+    broken = breaking_between(migrations, known.migrations if known else (), compatible)
+    if broken:
+        sentence = (
+            f"{', '.join(broken)} would break {seen.live_commit[:SHORT]}, which could not be gone back to: expand first"
+            " and contract in a later release, or declare it in release.migrations.compatible"
+        )
+        return Gate(name="way back", ok=False, sentence=sentence)
+    return Gate(name="way back", ok=True, sentence=f"{seen.live_commit[:SHORT]} stays in its slot, drained and running")
+
+
+def platform(rules: Release) -> Gate:
+    """The stage says how a release is seen to be healthy and which one answers."""
+    if not rules.version:
+        unknown = "release.version is not declared: the served version is unknown, and no rollback is automatic"
+        return Gate(name="platform", ok=True, warning=True, sentence=unknown)
+    drain = duration(rules.drain_limit)
+    return Gate(name="platform", ok=True, sentence=f"health at {rules.health}, drained for at most {drain}")
+
+
+def command(name: str, code: int, seconds: float, last_words: str, limit: timedelta) -> Gate:
+    """A declared command ended with 0."""
+    if code == TIMED_OUT:
+        sentence = f"ended after {duration(limit)} (release.command_limit) without an answer: {last_words}"
+    else:
+        sentence = last_words if code == 0 else f"exit code {code}: {last_words}"
+    return Gate(name=name, ok=code == 0, sentence=sentence, seconds=seconds)
+
+
+def migrations(code: int, seconds: float, last_words: str) -> tuple[Gate, bool]:
+    """Whether some are pending, by the exit code alone: any but 0 and 1 fails the gate."""
+    known = {NONE_PENDING: "none pending", PENDING: "some are pending"}
+    sentence = known.get(code, f"exit code {code} means neither pending (1) nor none (0): {last_words}")
+    return Gate(name="migrations", ok=code in known, sentence=sentence, seconds=seconds), code == PENDING
+
+
+def listed(output: str) -> tuple[Migration, ...]:
+    """The migrations that a listing printed; ValueError when it is no such list."""
+    try:
+        return tuple(LIST.validate_json(output))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the text"
+        raise ValueError(
+            f"the listing is not JSON of [{{version, breaking, rollback}}]: {where}: {first['msg']}"
+        ) from None
+
+
+def audit(output: str, rules: Audit, now: datetime) -> Gate:
+    """At most so many known faults of a severity, whatever the auditing tool exited with."""
+    try:
+        found: dict[str, Any] = json.loads(output)["vulnerabilities"]
+        faults = {severity: [n for n, one in found.items() if one["severity"] == severity] for severity in SEVERITIES}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Gate(name="audit", ok=False, sentence="its output is no audit report of npm (version 2, JSON)")
+    allowed = {name for name, until in rules.allow.items() if now < until}
+    counted = {severity: sorted(set(names) - allowed) for severity, names in faults.items()}
+    over = [f"{len(names)} {s} ({', '.join(names)})" for s, names in counted.items() if len(names) > getattr(rules, s)]
+    expired = [f"{name} was allowed until {moment(until)}" for name, until in rules.allow.items() if now >= until]
+    sentence = "; ".join([*over, *expired]) if over else "within the budget"
+    return Gate(name="audit", ok=not over, warning=not over and bool(allowed), sentence=sentence)
+
+
+def backup_is_proven(named: str, found: Backup | None, proofs: Sequence[Proof], rpo: timedelta, now: datetime) -> Gate:
+    """The named backup was proven, and is younger than the stage's RPO."""
+    sentence, ok = f"{named} is not known to the ledger: name one that `catalogue` shows", False
+    if found:
+        age, proven = now - found.at, any(proof.verdict == "proven" for proof in proofs)
+        sentence = (
+            f"{named} is {'proven' if proven else 'not proven'} and {duration(age)} old, the RPO is {duration(rpo)}"
+        )
+        ok = proven and age <= rpo
+    return Gate(name="backup", ok=ok, sentence=sentence)

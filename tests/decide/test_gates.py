@@ -1,0 +1,128 @@
+"""What each gate says: by exit codes, names, counts and times, never by a word in a text."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.deploy import gates
+from flows.deploy.plan import Seen, plan_deploy
+from flows.records_release import Gate, Migration, Release, Told
+from flows.rollback.candidates import Choice
+from flows.stage import Stage
+from flows.stage_release import Audit, Freeze
+from flows.stage_release import Release as Rules
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+LIMIT = timedelta(minutes=10)
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def released(migrations: tuple[Migration, ...] = ()) -> Told:
+    one = Release(
+        key="deploy a 1", stage="lab", kind="deploy", number=1, commit=OLD, subject="first", slot="blue", at=NOW,
+        actor="anna", migrations=migrations,
+    )  # fmt: skip
+    return Told(release=one, state="done", live_at=NOW, ended_at=NOW)
+
+
+def seen(*releases: Told, live: str = "blue") -> Seen:
+    slots = {"blue": OLD if live else "", "green": ""}
+    shares = {"blue": 100, "green": 0}
+    return Seen(NEW, "second", slots, shares, releases, ("PORT",), ("second",), "s", Choice(None), NOW)
+
+
+def test_no_pending_migrations_is_not_pending() -> None:
+    """The original looked for the word: "No pending migrations" stopped every deploy."""
+    gate, pending = gates.migrations(0, 0.1, "No pending migrations")
+    assert (gate.ok, pending) == (True, False)
+    gate, pending = gates.migrations(1, 0.1, "")
+    assert (gate.ok, pending) == (True, True)
+    gate, pending = gates.migrations(3, 0.1, "connection refused")
+    assert (gate.ok, pending) == (False, False)
+    assert "exit code 3 means neither" in gate.sentence
+
+
+def report(**severities: str) -> str:
+    return json.dumps({"vulnerabilities": {name: {"severity": severity} for name, severity in severities.items()}})
+
+
+@pytest.mark.parametrize(
+    ("output", "ok", "says"),
+    [
+        (report(), True, "within the budget"),
+        (report(left="moderate"), True, "within the budget"),
+        (report(left="high"), False, "1 high (left)"),
+        (report(left="critical", right="high"), False, "1 critical (left); 1 high (right)"),
+        ("found 0 vulnerabilities", False, "no audit report"),
+        ('{"vulnerabilities": []}', False, "no audit report"),
+    ],
+)
+def test_the_audit_counts_by_severity_whatever_the_tool_exited_with(output: str, ok: bool, says: str) -> None:
+    gate = gates.audit(output, Audit(command="x"), NOW)
+    assert (gate.ok, says in gate.sentence) == (ok, True)
+
+
+def test_an_allowance_expires() -> None:
+    rules = Audit(command="x", allow={"left": NOW + timedelta(days=1)})
+    assert gates.audit(report(left="high"), rules, NOW).ok
+    late = gates.audit(report(left="high"), rules, NOW + timedelta(days=2))
+    assert not late.ok
+    assert "left was allowed until 2026-11-26 12:00:00 UTC" in late.sentence
+
+
+def test_a_freeze_holds_from_its_beginning_to_before_its_end() -> None:
+    window = Freeze(begins=NOW, ends=NOW + timedelta(hours=1), reason="Black Friday")
+    assert gates.no_freeze([window], NOW).sentence == "deploys are frozen until 2026-11-25 13:00:00 UTC: Black Friday"
+    assert [gates.no_freeze([window], at).ok for at in (NOW - timedelta(seconds=1), NOW, NOW + timedelta(hours=1))] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_missing_variables_are_named() -> None:
+    gate = gates.environment(["PORT", "JWT_SECRET", "REDIS_URL"], ["PORT"])
+    assert (gate.ok, gate.sentence) == (False, "JWT_SECRET, REDIS_URL not set: set them and apply the stage")
+
+
+def test_the_first_release_passes_with_a_warning() -> None:
+    gate = gates.way_back(seen(live=""), (), ())
+    assert (gate.ok, gate.warning) == (True, True)
+
+
+def test_a_breaking_migration_closes_the_way_back() -> None:
+    drop = Migration(version="0002_drop", breaking=True)
+    refused = gates.way_back(seen(released()), (drop,), ())
+    assert not refused.ok
+    assert "0002_drop would break aaaaaaaa" in refused.sentence
+    assert gates.way_back(seen(released()), (drop,), ("0002_drop",)).ok
+    assert gates.way_back(seen(released((drop,))), (drop,), ()).ok
+
+
+def test_a_command_that_hangs_is_told_from_one_that_fails() -> None:
+    assert "ended after 10 min (release.command_limit)" in gates.command("test", -1, 600, "...", LIMIT).sentence
+    assert gates.command("test", 2, 1, "2 failed", LIMIT).sentence == "exit code 2: 2 failed"
+    assert gates.command("test", 0, 1, "ok", LIMIT).ok
+
+
+def test_an_undeclared_version_is_a_warning() -> None:
+    assert gates.platform(Rules()).warning
+    assert not gates.platform(Rules(version="header x-release")).warning
+
+
+@pytest.mark.parametrize("output", ["", "{}", '[{"breaking": true}]', '[{"version": "1", "drops": true}]'])
+def test_a_listing_of_another_shape_is_refused(output: str) -> None:
+    with pytest.raises(ValueError, match="the listing is not JSON of"):
+        gates.listed(output)
+
+
+def test_the_plan_goes_to_the_other_slot_and_numbers_the_attempts() -> None:
+    lab = Stage.named("local")
+    plan = plan_deploy(lab, seen(released()), [Gate(name="x", ok=False, sentence="no")], (), False, "before-deploy")
+    assert (plan.slot, plan.left_slot, plan.previous, plan.number) == ("green", "blue", OLD, 2)
+    assert plan.key == f"deploy {NEW} 1"
+    assert plan.refusals == ("x: no",)
+    assert "**refused**" in plan.markdown
+    again = plan_deploy(lab, seen(released()), [], (), False, "another backup")
+    assert again.digest() == plan.digest()
