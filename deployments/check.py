@@ -18,8 +18,9 @@ from deployments.declared import DeclarationError, declared
 from deployments.encryption import warning
 from deployments.objectives import keeps_rpo
 from flows.effect import NotDone, stage_named
+from flows.parts import WantedBlock, wanted_blocks
 from flows.stage import Stage
-from flows.world import WantedBlock, World, wanted_blocks
+from flows.world import World
 
 PURPOSES: dict[str, Purpose] = {"reading": "reader", "pruning": "pruner"}  # by a store's role in its name
 DURATIONS = 200  # the newest backups whose time counts

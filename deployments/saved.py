@@ -21,9 +21,9 @@ from pydantic import SecretStr
 from blocks.errors import Missing, Refused
 from deployments.encryption import warning
 from deployments.report import Report
+from flows.parts import WantedBlock, wanted_blocks
 from flows.redact import learn
 from flows.stage import Stage
-from flows.world import WantedBlock, wanted_blocks
 
 PREFECTS_OWN = {"_block_document_id", "_block_document_name", "_is_anonymous"}
 

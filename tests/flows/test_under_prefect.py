@@ -19,8 +19,8 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
+from flows.parts import wanted_blocks
 from flows.status.flow import status
-from flows.world import wanted_blocks
 from tests.parts.scene import Scene, s3_place, scene
 from tests.parts.wire import Wire
 

@@ -23,7 +23,13 @@ TIERS = (
     ("backup", "verify", "prune", "environment"),
     ("catalogue", "alert"),
 )
-STARRED = ("flows.ledger", "flows.world", "flows.effect", "flows.people")  # shared nouns that may touch the world
+STARRED = (
+    "flows.ledger",
+    "flows.parts",
+    "flows.world",
+    "flows.effect",
+    "flows.people",
+)  # shared nouns that may touch the world
 ACTING = ("flow", "tasks", "steps", "settings")  # the files of a concern that may touch the world
 PURE = frozenset({
     "abc", "base64", "bisect", "collections", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch",

@@ -1,0 +1,61 @@
+"""Which blocks a stage has, and what each is made from."""
+
+import pytest
+from prefect_slack import SlackWebhook
+
+from blocks.errors import Missing
+from blocks.github import GitHub
+from blocks.slack import SlackChannel
+from flows.parts import GITHUB_API, wanted_blocks
+from flows.redact import hide
+from flows.stage import STAGES, Stage
+from flows.world import World
+
+LOCAL = (STAGES / "local.toml").read_text(encoding="utf-8")
+CODE = {"GITHUB_TOKEN": "github-canary-token-0815"}
+WEBHOOK = {"SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/canary0815"}
+BOT = {"SLACK_BOT_TOKEN": "xoxb-canary-0815-0815", "SLACK_CHANNEL": "#deploys"}
+
+
+def stage(github: str = "") -> Stage:
+    return Stage.parse(LOCAL.replace("[release]\n", f'[release]\ngithub = "{github}"\n'), "local")
+
+
+def test_github_is_asked_only_where_the_stage_names_a_repository() -> None:
+    assert World(stage(), CODE).github is None
+    assert World(stage("curator/service"), {}).github is None
+    github = World(stage("curator/service"), CODE).github
+    assert github
+    assert (github.repository, github.api_url) == ("curator/service", GITHUB_API)
+    elsewhere = World(stage("curator/service"), CODE | {"GITHUB_API_URL": "https://git.example.com/api/v3"}).github
+    assert elsewhere
+    assert elsewhere.api_url == "https://git.example.com/api/v3"
+
+
+def test_a_channel_goes_before_a_webhook() -> None:
+    assert World(stage(), {}).slack is None
+    assert isinstance(World(stage(), WEBHOOK).slack, SlackWebhook)
+    channel = World(stage(), WEBHOOK | BOT | {"SLACK_API_URL": "http://127.0.0.1:9/api/"}).slack
+    assert isinstance(channel, SlackChannel)
+    assert (channel.channel, channel.api_url) == ("#deploys", "http://127.0.0.1:9/api/")
+
+
+def test_half_a_bot_is_none_and_what_is_missing_is_named() -> None:
+    half = {"SLACK_BOT_TOKEN": BOT["SLACK_BOT_TOKEN"]}
+    assert World(stage(), half).slack is None
+    wanted = {each.block: each for each in wanted_blocks(stage("curator/service"), half)}
+    assert (wanted[SlackChannel].missing, wanted[SlackChannel].optional) == (("SLACK_CHANNEL",), True)
+    assert (wanted[GitHub].missing, wanted[GitHub].optional) == (("GITHUB_TOKEN",), True)
+
+
+def test_their_secrets_are_hidden_from_then_on() -> None:
+    world = World(stage("curator/service"), CODE | BOT)
+    assert world.github
+    assert world.slack
+    said = hide(f"{CODE['GITHUB_TOKEN']} and {BOT['SLACK_BOT_TOKEN']}")
+    assert "canary" not in said
+
+
+def test_a_part_that_must_be_there_names_its_variables() -> None:
+    with pytest.raises(Missing, match="HAPROXY_SOCKET, HAPROXY_URL"):
+        _ = World(stage(), {}).traffic
