@@ -48,7 +48,10 @@ def _keys(command: argparse.ArgumentParser) -> None:
 
 
 def _run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("flow", help="backup, prove, verify, prune, catalogue, restore, reconcile, status")
+    command.add_argument(
+        "flow",
+        help="backup, prove, restore, deploy, rollback, status ...: a wrong name lists all",
+    )
     command.add_argument(
         "--param", action="append", default=[], type=_parameter, metavar="k=v", help="repeats; JSON or text"
     )

@@ -23,6 +23,10 @@ FLOWS: Mapping[str, str] = {
     "catalogue": "flows.catalogue.flow",
     "restore": "flows.restore.flow",
     "reconcile": "flows.reconcile.flow",
+    "deploy": "flows.deploy.flow",
+    "history": "flows.deploy.flow",
+    "bake": "flows.bake.flow",
+    "rollback": "flows.rollback.flow",
     "status": "flows.status.flow",
 }
 ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"

@@ -14,4 +14,4 @@ QUIET = {
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 
-pytest_plugins = ["tests.parts.pooler", "tests.parts.postgres", "tests.parts.store"]
+pytest_plugins = ["tests.parts.pooler", "tests.parts.postgres", "tests.parts.store", "tests.parts.traffic"]

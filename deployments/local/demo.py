@@ -1,4 +1,4 @@
-"""The demo: a real database backed up, proven, damaged, restored and compared, driven as a team would drive it.
+"""The demo: a database backed up and proven, releases kept and taken back, rows lost and restored, as a team does it.
 
 It asks the Prefect server for runs, as `prefect deployment run` does, watches them, and checks what came of them. Any
 step that falls short ends it non-zero with one sentence.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +40,7 @@ from blocks.postgres.address import Address
 from blocks.storage.objects import S3Place
 from deployments.local.data import fill
 from deployments.local.database import ServiceDatabase
+from deployments.local.releases import Releases, tell
 from deployments.local.stage import ROOT, LocalStage, down, running_stage, up
 from flows.catalogue.layout import home_of
 from flows.effect import NotDone
@@ -123,6 +125,7 @@ def _main_job(show: Show, stage: LocalStage) -> None:
         if proof.verdict != "proven":
             raise NotDone(f"the proof of {backup.id} says {proof.verdict}")
         came_to(f"proven in {duration(sum(proof.seconds.values()))}: every row and the schema are equal")
+    _show_releases(show, stage)
     with show.step("Lose rows, as it happens at night") as came_to:
         lost = _lose_rows(database)
         came_to(f"{count(lost, 'video')} deleted from the live database")
@@ -134,6 +137,18 @@ def _main_job(show: Show, stage: LocalStage) -> None:
         came_to(_compare(database, _old_name(run), lost))
     with show.step("Refuse a tampered copy, in break glass without Prefect") as came_to:
         came_to(_refuse_tampered(stage, backup))
+
+
+def _show_releases(show: Show, stage: LocalStage) -> None:
+    releases = Releases(stage, partial(_run, show))
+    with show.step("Count what visitors get of the release that serves") as came_to:
+        came_to(f"{count(releases.await_baseline(), 'request')}: what a new release is compared with")
+    with show.step("Deploy a good release, behind a real load balancer") as came_to:
+        came_to(tell(releases.bring_good()))
+    with show.step("Count what they get of this one") as came_to:
+        came_to(f"{count(releases.await_baseline(), 'request')}: what the next one is compared with")
+    with show.step("Deploy one that fails 5 % of its requests") as came_to:
+        came_to(tell(releases.bring_bad()))
 
 
 def _run(show: Show, name: str, parameters: Mapping[str, Any], *, answer: Mapping[str, Any] | None = None) -> FlowRun:

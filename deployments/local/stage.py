@@ -97,7 +97,7 @@ def down(folder: Path | None = None, *, say: Say = print) -> None:
     if not folder.exists():
         say(f"nothing runs: there is no {folder}")
         return
-    for name in ("visitors", "worker", "prefect"):
+    for name in ("visitors", "service", "worker", "prefect"):
         Running(folder / "processes", name).stop()
     _stop_releases(folder)
     ObjectStore(folder / "store").stop()
@@ -331,8 +331,9 @@ def _await_service(stage: LocalStage) -> None:
 
 def _stop_releases(folder: Path) -> None:
     paper = folder / "environment.json"
-    if paper.exists():
-        platform = World(Stage.named("local"), json.loads(paper.read_text())).platform
+    known: dict[str, str] = json.loads(paper.read_text()) if paper.exists() else {}
+    if "PROCESSES_FOLDER" in known:  # a stage of an earlier version ran its service in another way
+        platform = World(Stage.named("local"), known).platform
         for slot in platform.slots():
             platform.pause(slot)
     Balancer(folder / "balancer").stop()

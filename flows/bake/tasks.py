@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from blocks import web
+from blocks.counter import Served
 from blocks.errors import BlockError, Unreachable
 from flows import people
 from flows.bake.baseline import BEFORE_GO_LIVE_S, MOST_MINUTES, Baseline, Minute, baseline_of
@@ -26,6 +27,7 @@ from flows.world import World
 LAG_S = 2.0  # the counter commits a second after it ended
 HEALTH_S, DEPENDENCY_S, ENDPOINT_S = 1.0, 2.0, 5.0
 PROBE_TIMEOUT_S = 3.0
+PATIENCE_S = 5  # for a counter that is late
 PROXY = "-"  # the counter's name for answers that no server gave: they count for who has the traffic
 
 
@@ -108,12 +110,22 @@ def _look(  # noqa: PLR0913, PLR0917 - what one look is made of, called once
     seen = Look(at=end, **probes.take())  # pyright: ignore[reportArgumentType] - counts, by a look's own names
     start, until = (live_at + timedelta(seconds=each) for each in (begin, end))
     try:
-        counted = world.counter.seconds((release.slot, PROXY), start, until)
+        counted = _counted_between(world, release, start, until)
     except BlockError as silent:
         people.say(f"a look without its requests: {silent}")
         return seen.model_copy(update={"read": False})
     n, errors = sum(each.n for each in counted), sum(each.errors for each in counted)
     return seen.model_copy(update={"n": n, "errors": errors, "hist": _sum_of([each.hist for each in counted])})
+
+
+def _counted_between(world: World, release: Release, start: datetime, until: datetime) -> list[Served]:
+    """The counter says so when it has not written the last second yet: on a busy machine that takes a moment."""
+    for _ in range(PATIENCE_S):
+        try:
+            return world.counter.seconds((release.slot, PROXY), start, until)
+        except Unreachable:
+            time.sleep(1)  # until it commits again: it does so once a second
+    return world.counter.seconds((release.slot, PROXY), start, until)
 
 
 def _await_end(live_at: datetime, begin: float, length_s: float, probes: "Probes", still: Callable[[], None]) -> float:
