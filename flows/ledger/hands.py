@@ -30,6 +30,10 @@ FIRST_WORD_S = 1.0  # how long a beginning is repeated: with the ledger down a c
 END_OLDER = """select pg_terminate_backend(pid) from pg_stat_activity
     where application_name ~ ('^shipkeeper ' || %s || ' [0-9]+$')
     and split_part(application_name, ' ', 3)::bigint < %s"""
+ENDED_BY = {  # by name, as most processes need no Prefect
+    "TerminationSignal": "cancelled: its process was told to end",
+    "KeyboardInterrupt": "cancelled: interrupted from the keyboard",
+}
 Look = Callable[[], Plan]
 
 
@@ -220,6 +224,8 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, (BlockError, NotDone)) and text:
         return text
+    if words := ENDED_BY.get(type(error).__name__):
+        return words
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -96,7 +96,8 @@ def test_a_cancel_before_the_commit_is_undone_too(world: ToyWorld, ledger: Ledge
         ledger.carry_out(cancelled, OTHER, key="k")
 
     assert world.cells() == {}
-    assert [str(entry) for entry in ledger.history()] == ["is cancelled k, undone after 0 s: KeyboardInterrupt"]
+    told = [str(entry) for entry in ledger.history()]
+    assert told == ["is cancelled k, undone after 0 s: cancelled: interrupted from the keyboard"]
 
 
 def test_the_world_is_looked_at_again_while_everything_is_held(world: ToyWorld, ledger: Ledger) -> None:
