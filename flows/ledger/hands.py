@@ -170,9 +170,8 @@ def busy(row: Row, what: str) -> Busy:
     """Who holds it, what he does, since when, and whether he still says so."""
     late = "" if row["expires_at"] >= row["now"] else "; its lease ran out, so reconcile will settle it"
     who = row["actor"] or row["holder"]
-    message = (
-        f"{what} is held by {row['kind']} {row['key']} of {who} since {row['began_at']:%Y-%m-%d %H:%M:%S %Z}{late}"
-    )
+    doing = row["key"] if row["key"].startswith(f"{row['kind']} ") else f"{row['kind']} {row['key']}"
+    message = f"{what} is held by {doing} of {who} since {row['began_at']:%Y-%m-%d %H:%M:%S %Z}{late}"
     return Busy(f"{message}: wait until it is settled", holder=who, kind=row["kind"], since=row["began_at"])
 
 

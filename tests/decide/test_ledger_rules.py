@@ -8,6 +8,7 @@ import pytest
 
 from blocks.errors import Refused
 from flows.ledger import Operation, Setting, holder, steps
+from flows.ledger.hands import busy
 from flows.ledger.setting import rebuilt
 from flows.ledger.takeover import in_turn, stands_still_s, waits
 from tests.parts.toys import ToyDoor, ToyFile, ToyPlan, toy_deploy, toy_migrate
@@ -29,6 +30,15 @@ def test_dead_is_expired_and_still_for_a_quarter_lease_or_too_far_and_still_for_
     expires_in_s: float, still_s: float | None
 ) -> None:
     assert stands_still_s(row(expires_at=NOW + timedelta(seconds=expires_in_s))) == still_s
+
+
+@pytest.mark.parametrize(
+    ("key", "doing"), [("deploy 1a2b 1", "deploy 1a2b 1"), ("v7", "deploy v7"), ("deployed", "deploy deployed")]
+)
+def test_who_is_kept_out_reads_once_what_is_being_done(key: str, doing: str) -> None:
+    held = row(kind="deploy", key=key, actor="anna", began_at=NOW)
+    said = f"app/release is held by {doing} of anna since 2026-11-24 02:00:00 UTC: wait until it is settled"
+    assert str(busy(held, "app/release")) == said
 
 
 @pytest.mark.parametrize(("failures", "backoff_s"), [(0, 0), (1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (10000, 300)])
