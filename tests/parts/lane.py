@@ -162,7 +162,7 @@ class Lane:
 
 
 @contextmanager
-def open_lane(scene: Scene, folder: Path, *, clients: int = 3, pause_s: float = 0.1) -> Generator[Lane]:
+def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 0.1) -> Generator[Lane]:
     """A lane whose second release serves, the first one is kept; under visitors."""
     executed = folder / "executed.txt"
     with rollout(scene, folder) as made, pytest.MonkeyPatch.context() as patch:
