@@ -36,9 +36,9 @@ def service(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator
 
 
 def told(ledger: Ledger, beginning: str) -> datetime:
-    """When the newest operation's story says so."""
-    story = ledger.story(ledger.history(1)[0].id)
-    return next(at for at, what in story if what.startswith(beginning))
+    """When the story of the newest deploy or rollback says so."""
+    newest = next(each for each in ledger.history() if each.kind != "migrate")
+    return next(at for at, what in ledger.story(newest.id) if what.startswith(beginning))
 
 
 def last_answer(service: Lane, release: str, since: float, status: int) -> float:
