@@ -1,4 +1,4 @@
-"""What a person sees and answers: progress, reports, tables, approvals.
+"""What a person sees and answers: progress, reports, tables, approvals, a message on Slack.
 
 Under Prefect these are artifacts and forms; in break glass the same texts on the terminal. Every text is redacted here:
 Prefect stores it in clear. This module decides nothing.
@@ -6,9 +6,10 @@ Prefect stores it in clear. This module decides nothing.
 
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -25,8 +26,11 @@ from prefect.exceptions import PrefectException
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
+from prefect_slack import SlackWebhook
 from pydantic import Field
 
+from blocks.errors import BlockError
+from blocks.slack import Message, Notice, SlackChannel, announce
 from flows.effect import NotDone, break_glass, plain
 from flows.redact import hide, hide_all
 
@@ -34,6 +38,7 @@ LOG = logging.getLogger("flows.people")
 PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second is enough for eyes
 APPROVAL_SECONDS = 24 * 3600
 LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of it). Leave it as it is."
+Keep = Callable[[Notice], None]
 AWAY = (HTTPError, PrefectException)  # a Prefect server that restarts
 _outcome: dict[str, str | int | None] = {}  # process-wide, as break glass is
 SEAL_LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
@@ -75,6 +80,40 @@ class Progress:
             if not self._said_away:
                 LOG.warning("the progress is not shown (%s): the work goes on", _named(error))
             self._said_away = True
+
+
+class Announcement:
+    """One message on Slack, edited as the work goes on (by a webhook: its first and its last state).
+
+    It never ends the work that it tells of: what Slack does not take is a line in the log.
+    """
+
+    def __init__(self, way: SlackChannel | SlackWebhook | None) -> None:
+        self._way = way
+        self._notice: Notice | None = None
+        self._keep: Keep = _forget
+        self._at, self._is_over = -math.inf, False
+
+    def go_on(self, kept: Notice | None, keep: Keep) -> None:
+        """Edit the message that was kept for this work, if there is one; `keep` remembers it from now on."""
+        self._notice, self._keep = self._notice or kept, keep
+        if self._notice:
+            keep(self._notice)
+
+    def show(self, message: Message, *, last: bool = False, every_s: float = 0.0) -> None:
+        """Show this state, unless one was shown less than `every_s` ago; after the last one there is none."""
+        if self._way is None or self._is_over or time.monotonic() - self._at < every_s:
+            return
+        self._at, self._is_over = time.monotonic(), last
+        shown: Any = hide_all(message)
+        try:
+            self._notice = announce(self._way, shown, self._notice, last=last)
+            self._keep(self._notice)
+        except BlockError as silent:
+            LOG.warning("people were not told: %s", hide(str(silent)))
+
+
+def _forget(_notice: Notice) -> None: ...
 
 
 def say(text: str) -> None:

@@ -71,13 +71,14 @@ class Release(Section):
 
     platform: Literal["", "processes", "railway"] = ""
     branch: str = "main"
-    github: str = ""  # OWNER/NAME, whose checks vouch for a commit; empty: nobody does
+    github: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][\w.-]*/[\w.-]+$")] = ""  # OWNER/NAME; its checks vouch
+    publish: bool = False  # a release that stays becomes one on GitHub, v7 with its notes
     health: str = "/health"
     endpoints: tuple[str, ...] = ()  # each answers 2xx or 401 before traffic, and is probed while it bakes
     version: Annotated[str, Field(pattern=r"^$|^(header|json) \S+$")] = ""  # "header NAME" or "json PATH" of the health
     smoke: str = ""  # run in a checkout, with the release's address in API_URL
     dependencies: tuple[Word, ...] = ("database",)  # "database" or a URL: what the service cannot do without
-    commands: dict[Word, str] = Field(default_factory=dict)  # run in a clean checkout where CI can't vouch
+    commands: dict[Word, str] = Field(default_factory=dict)  # what CI can't vouch for, run in a clean checkout
     command_limit: Duration = timedelta(minutes=10)
     audit: Audit = Audit()
     migrations: Migrations = Migrations()
@@ -86,8 +87,9 @@ class Release(Section):
     drain_limit: Duration = timedelta(seconds=30)
     stable_after: Duration = timedelta(hours=1)
     stable_error_percent: Annotated[float, Field(gt=0, le=100)] = 1.0
-    rollback_pause: Span = timedelta(minutes=60)  # between two automatic rollbacks
-    proven_backup: bool = True  # a deploy takes a before-deploy backup, or names a proven one younger than the RPO
+    rollback_pause: Span = timedelta(minutes=60)  # after a rollback; within it a second one names its release
+    pardoned: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")], ...] = ()  # commits let out of quarantine
+    proven_backup: bool = True  # before a deploy: taken, or named; false: none, and the plan warns of it
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
@@ -96,6 +98,8 @@ class Release(Section):
             _words(command)
         if wrong := [each for each in (self.health, *self.endpoints) if not re.match(r"/[^\s]*$", each)]:
             raise ValueError(f'a path such as "/health", found {wrong[0]!r}')
+        if self.publish and not self.github:
+            raise ValueError("github, as publish makes its releases there")
         return self
 
 

@@ -27,6 +27,7 @@ from blocks.storage.block import BackupStore
 from flows.effect import NotDone, actor, break_glass, plain, stage_named
 from flows.ledger import Busy, Fenced, Ledger, Settled, Steps, Stopped, carry_out_alone
 from flows.parts import PARTS, Environment, needs_of, server_part, wanted_blocks
+from flows.people import Announcement
 from flows.records import Backup, Check, Plan, Proof
 from flows.redact import learn
 from flows.stage import Stage
@@ -116,6 +117,11 @@ class World:
     def slack(self) -> SlackChannel | SlackWebhook | None:
         """Where people are told of a release: a channel whose message is edited, or a webhook; None: nowhere."""
         return self._optional(SlackChannel) or self._optional(SlackWebhook)
+
+    @cached_property
+    def announcement(self) -> Announcement:
+        """The one message that tells people of what this run does to a release."""
+        return Announcement(self.slack)
 
     @cached_property
     def ledger(self) -> Ledger:

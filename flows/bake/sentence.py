@@ -22,9 +22,12 @@ _PROBES_PER_S = 0.4  # of dependencies; fewer miss incidents that hit both versi
 _MANY = 700.0  # e to this is the last that a double holds
 
 
-def sentence(judgement: Judgement) -> str:
-    """`ROLLED BACK 40 s after go-live: errors 11 of 203 (5.4 %; the data allow 1.8-11.8 %). Stable version: ...`."""
-    lead, head = _lead(judgement), _head(judgement)
+def sentence(judgement: Judgement, *, stays: bool = False) -> str:
+    """`ROLLED BACK 40 s after go-live: errors 11 of 203 (5.4 %; the data allow 1.8-11.8 %). Stable version: ...`.
+
+    Of a release that `stays` whatever is found (a restored one, one whose version nobody knows): `BAD 40 s after ...`.
+    """
+    lead, head = _lead(judgement), _head(judgement, stays=stays)
     counts = _counts(lead)
     parts = [
         head,
@@ -71,22 +74,24 @@ def amount(number: int) -> str:
     return f"{number:,}".replace(",", " ") if number >= 10_000 else str(number)  # noqa: PLR2004
 
 
-def _head(judgement: Judgement) -> str:
-    after = f"{_time(judgement.at)} after go-live"
+def _head(judgement: Judgement, *, stays: bool) -> str:
+    after, gone = f"{_time(judgement.at)} after go-live", "BAD" if stays else "ROLLED BACK"
     match judgement.state:
         case "rollback":
-            return f"ROLLED BACK {after}:"
+            return f"{gone} {after}:"
         case "hard_down":
-            return f"ROLLED BACK {after}, hard down: {judgement.reason}."
+            return f"{gone} {after}, hard down: {judgement.reason}."
         case "healthy":
             return f"KEPT {after}, healthy:"
         case "watching":
             return f"WATCHING, {after}: {judgement.reason}."
         case "inconclusive":
-            return _inconclusive(judgement, after)
+            return _inconclusive(judgement, after, stays=stays)
 
 
-def _inconclusive(judgement: Judgement, after: str) -> str:
+def _inconclusive(judgement: Judgement, after: str, *, stays: bool) -> str:
+    if stays:
+        return f"UNPROVEN {after}, inconclusive: {judgement.reason}."
     done = {"keep": "KEPT", "hold": "HELD", "rollback": "ROLLED BACK", "wait": "WATCHING"}[judgement.action]
     by = "first release" if judgement.baseline.first else f"policy {judgement.rules.policy}"
     asked = " A person decides." if judgement.action == "hold" else ""

@@ -55,16 +55,31 @@ def go_live(world: World, release: Release, op: Operation | None = None, *, like
     now = datetime.now(UTC)
     live_at = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)  # the counter counts whole seconds
     found = world.ledger.releases.bake(like) if like else None
-    if found:
-        baseline = Baseline.model_validate(found[1])
-    else:
-        baseline = baseline_of(_minutes_before(world, release, live_at), first=not release.previous)
+    baseline = Baseline.model_validate(found[1]) if found else _baseline(world, release, live_at)
     world.ledger.releases.go_live(release.key, live_at, baseline.model_dump(mode="json"), op)
 
 
+def _baseline(world: World, release: Release, live_at: datetime) -> Baseline:
+    """Empty where the counter is silent: then the objective is what is tolerated, and the sentence says so."""
+    first = not release.previous
+    try:
+        return baseline_of(_minutes_before(world, release, live_at), first=first)
+    except BlockError as silent:
+        people.say(f"nothing is known of the version before: {silent}")
+        return Baseline(first=first)
+
+
 @effect(name="bake", task_run_name="bake {release.name}", retries=0)
-def watch(world: World, release: Release, still: Callable[[], None] = lambda: None) -> Judgement:
-    """Look until the rule decides. Looks are stored; whoever is called again goes on from them."""
+def watch(
+    world: World,
+    release: Release,
+    still: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda _text: None,
+) -> Judgement:
+    """Look until the rule decides. Looks are stored; whoever is called again goes on from them.
+
+    `told` hears after each look what is known by then.
+    """
     live_at, baseline = baked(world, release)
     rules = rules_of(world.stage)
     watching = Watch(baseline, rules)
@@ -76,7 +91,7 @@ def watch(world: World, release: Release, still: Callable[[], None] = lambda: No
             look = _look(world, release, live_at, watching, probes, still)
             world.ledger.releases.add_look(release.key, look.at, look.model_dump(mode="json"))
             watching.add(look)
-            _show(progress, watching.judgement())
+            told(_show(progress, watching.judgement()))
     return watching.judgement()
 
 
@@ -144,11 +159,13 @@ def _sum_of(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(sum(counts) for counts in zip(*histograms, strict=True))
 
 
-def _show(progress: people.Progress, now: Judgement) -> None:
+def _show(progress: people.Progress, now: Judgement) -> str:
     errors = now.errors
     odds = f"{math.exp(min(errors.log_e, 50)):.3g} : 1" if errors.path else "none yet"
     text = f"{now.at:.0f} s: errors {errors.bad} of {errors.n}, evidence {odds}; {now.state}, {now.reason}"
-    progress.show(min(now.at / now.rules.minimum_s, 1.0) if now.state == "watching" else 1.0, text.rstrip(", "))
+    text = text.rstrip(", ")
+    progress.show(min(now.at / now.rules.minimum_s, 1.0) if now.state == "watching" else 1.0, text)
+    return text
 
 
 # ---- the version before it
@@ -291,7 +308,7 @@ def find(world: World, wanted: str) -> Found:
 
 def report(world: World, release: Release, seen: Judgement) -> str:
     """The page of a bake, with its picture; the sentence."""
-    said = sentence(seen)
+    said = sentence(seen, stays=release.kind == "rollback")
     picture = evidence_image(seen, title=f"Evidence against {release.name} on {world.stage.name}")
     people.report(f"bake-{release.name.split()[0]}", f"# {release.name}\n\n{said}\n\n{picture}", said)
     return said

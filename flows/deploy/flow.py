@@ -21,19 +21,18 @@ def deploy(stage: str, commit: str = "", backup: str = "before-deploy", dry_run:
     """
     world = World.of(stage)
     seen = tasks.look(world, commit)
-    plan = tasks.make_plan(world, seen, backup, reading_only=dry_run or bool(seen.unfinished))
-    people.rename_run(plan.sentence)
-    people.report("deploy-plan", plan.markdown, plan.sentence)
-    if dry_run:
-        return plan.sentence
-    if not seen.unfinished:
-        tasks.insist(plan)
-        tasks.back_up(world, backup)
-    try:
-        settled = world.carry_out(roll_out, plan, key=plan.key, look=partial(tasks.look_again, world, plan))
-    except RolledBack as bad:
-        raise NotDone(tasks.taken_back(world, plan, str(bad))) from None
-    return tasks.report(world, plan, settled)
+    with tasks.telling(world, seen, dry_run=dry_run):
+        plan = tasks.make_plan(world, seen, backup, reading_only=dry_run)
+        people.rename_run(plan.sentence)
+        people.report("deploy-plan", plan.markdown, plan.sentence)
+        if dry_run:
+            return plan.sentence
+        tasks.prepare(world, seen, plan)
+        try:
+            settled = world.carry_out(roll_out, plan, key=plan.key, look=partial(tasks.look_again, world, plan))
+        except RolledBack as bad:
+            raise NotDone(tasks.taken_back(world, plan, str(bad), by_evidence=bad.by_evidence)) from None
+        return tasks.report(world, plan, settled)
 
 
 @procedure(name="history", flow_run_name=run_name("releases of {stage}"))

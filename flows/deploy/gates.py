@@ -12,11 +12,13 @@ from flows.records import Backup, Proof
 from flows.records_release import SHORT, Gate, Migration
 from flows.rollback.candidates import breaking_between
 from flows.stage_release import Audit, Freeze, Release
-from flows.words import duration, moment
+from flows.words import count, duration, moment
+from flows.words import listed as listed_names
 
 NONE_PENDING, PENDING = 0, 1  # what a migrations' status command exits with
 TIMED_OUT = -1
 SEVERITIES = ("critical", "high")
+OWN_CHECKS = ("deploy production", "deploy staging")  # as deployments/ci/deploy.yml names its jobs
 LIST = TypeAdapter(list[Migration])
 
 
@@ -28,10 +30,40 @@ def reachable(commit: str, branch: str, *, is_on_branch: bool) -> Gate:
 
 
 def not_quarantined(commit: str, quarantined: Mapping[str, str]) -> Gate:
-    """No release that evidence took back is deployed again."""
+    """No release that was taken back is deployed again."""
     why = quarantined.get(commit)
-    advice = f"{commit[:SHORT]} is in quarantine: {why}; deploy a commit that mends it"
+    advice = (
+        f"{commit[:SHORT]} is in quarantine: {why}; deploy a commit that mends it, or name it in release.pardoned if it"
+        " was not to blame"
+    )
     return Gate(name="quarantine", ok=not why, sentence=advice if why else "not in quarantine")
+
+
+def vouched(commit: str, checks: Sequence[tuple[str, str]]) -> Gate:
+    """CI is green for the commit: every check (its name, and success, failure or pending) but the deploys themselves.
+
+    A deploy that CI asks for is pending while this gate asks.
+    """
+    asked = [(name, state) for name, state in checks if name not in OWN_CHECKS]
+    failed, pending = ([name for name, state in asked if state == which] for which in ("failure", "pending"))
+    if failed or pending:
+        parts = [f"{listed_names(failed)} failed"] if failed else []
+        parts += [f"{listed_names(pending)} pending: wait for it"] if pending else []
+        return Gate(name="CI", ok=False, sentence="; ".join(parts))
+    none = f"nobody vouches for {commit[:SHORT]}: GitHub knows no check of it; push it to a branch that CI checks"
+    return Gate(name="CI", ok=bool(asked), sentence=f"{count(len(asked), 'check')} passed" if asked else none)
+
+
+def nobody_vouches() -> Gate:
+    """Neither CI nor a command says anything about the commit."""
+    sentence = "nobody vouches for the commit: neither release.github nor release.commands is declared"
+    return Gate(name="CI", ok=True, warning=True, sentence=sentence)
+
+
+def backup_is_left_out() -> Gate:
+    """The stage's TOML wants none."""
+    sentence = "no backup is taken (release.proven_backup = false): what a migration destroys is lost"
+    return Gate(name="backup", ok=True, warning=True, sentence=sentence)
 
 
 def environment(required: Sequence[str], present: Sequence[str]) -> Gate:

@@ -33,8 +33,17 @@ class Seen:
     @property
     def unfinished(self) -> str:
         """The key of a deploy of this commit that a dead run left acting; empty: there is none."""
-        left = (told.release.key for told in self.releases if told.open and told.release.commit == self.commit)
-        return next(left, "")
+        return self._left.key if self._left else ""
+
+    @property
+    def number(self) -> int:
+        """Of this release: the one that it has already, or the next."""
+        return self._left.number if self._left else 1 + max((told.release.number for told in self.releases), default=0)
+
+    @property
+    def name(self) -> str:
+        """`v7 (1a2b3c4d)`."""
+        return f"v{self.number} ({self.commit[:SHORT]})"
 
     @property
     def live_slot(self) -> str:
@@ -45,6 +54,11 @@ class Seen:
     def live_commit(self) -> str:
         """The commit that serves; empty: none."""
         return self.slots.get(self.live_slot, "")
+
+    @property
+    def _left(self) -> Release | None:
+        left = (told.release for told in self.releases if told.open and told.release.kind == "deploy")
+        return next((release for release in left if release.commit == self.commit), None)
 
 
 class DeployPlan(Plan):
@@ -132,7 +146,7 @@ def plan_deploy(  # noqa: PLR0913, PLR0917 - what a plan is made of
         stage=stage.name,
         database=stage.database.name,
         key=seen.unfinished or f"deploy {seen.commit} {len(attempts) + 1}",
-        number=1 + max((told.release.number for told in seen.releases), default=0),
+        number=seen.number,
         commit=seen.commit,
         subject=seen.subject,
         slot=slot,

@@ -4,9 +4,8 @@ Before the commit the undo *is* the rollback: the traffic goes back in one comma
 stopped. After it the release stays; the one before it is kept in its slot, drained and running, as the way back.
 """
 
-from typing import TYPE_CHECKING
+from functools import partial
 
-from flows.bake.rule import Judgement
 from flows.bake.sentence import sentence
 from flows.bake.tasks import go_live, watch
 from flows.deploy import tasks
@@ -16,14 +15,15 @@ from flows.effect import NotDone, actor
 from flows.ledger import Operation, steps
 from flows.records import Plan
 from flows.rollback.settings import Running, Traffic
-from flows.rollback.tasks import await_balancer, await_healthy, endpoints_answer
-
-if TYPE_CHECKING:
-    from flows.world import World
+from flows.rollback.tasks import await_balancer, await_healthy, endpoints_answer, keep_telling
 
 
 class RolledBack(NotDone):
-    """Evidence took the release back."""
+    """The release was taken back: by evidence, or by a policy because it proved nothing."""
+
+    def __init__(self, why: str, *, by_evidence: bool) -> None:
+        super().__init__(why)
+        self.by_evidence = by_evidence
 
 
 class MigrationPlan(Plan):
@@ -45,22 +45,32 @@ def roll_out(op: Operation, plan: DeployPlan) -> None:
     """One release, from migrations to its verdict."""
     world, release = op.world, plan.release(op.key, actor())
     world.ledger.releases.remember(release, op)
+    shift, is_live = f"shift to {plan.slot}", op.begun(f"shift to {plan.slot}")
+    if not op.committed:
+        world.ledger.releases.add_gates(release.key, plan.gates)
+        keep_telling(world, release)
+        tasks.tell(world, release.name, "baking" if is_live else "starting", plan.sentence)
     if plan.pending:
         op.child("migrate", migrate, MigrationPlan(stage=plan.stage, database=plan.database, commit=plan.commit))
         release = tasks.remember_schema(world, release, op)
     if plan.left_over:
         op.ensure(f"free {plan.slot}", Running(plan.slot), None)
     op.ensure(f"start {plan.slot}", Running(plan.slot), plan.commit)
-    if not op.committed:
+    if not (op.committed or is_live):
         _checked_before_traffic(op, plan)
-    op.ensure(f"shift to {plan.slot}", Traffic(), plan.shares)
+    op.ensure(shift, Traffic(), plan.shares)
     if op.committed:
         return
     go_live(world, release, op)
-    seen = watch(world, release, op.still)
-    if _is_taken_back(world, seen):
-        raise RolledBack(sentence(seen))
-    op.commit(sentence(seen) if seen.action != "rollback" else f"HELD, the served version is unknown: {sentence(seen)}")
+    if not is_live:
+        tasks.tell(world, release.name, "baking", plan.sentence)
+    seen = watch(world, release, op.still, partial(tasks.tell_while_baking, world, release.name))
+    if seen.action != "rollback":
+        op.commit(sentence(seen))
+    elif world.stage.release.version:
+        raise RolledBack(sentence(seen), by_evidence=seen.state != "inconclusive")
+    else:
+        op.commit(f"HELD, the served version is unknown, so nothing is taken back: {sentence(seen, stays=True)}")
 
 
 def _checked_before_traffic(op: Operation, plan: DeployPlan) -> None:
@@ -69,8 +79,3 @@ def _checked_before_traffic(op: Operation, plan: DeployPlan) -> None:
         raise NotDone(f"{plan.name} gets no traffic: {'; '.join(wrong)}")
     tasks.smoke(op.world, plan)
     await_balancer(op.world, plan.slot, op.still)
-
-
-def _is_taken_back(world: "World", seen: Judgement) -> bool:
-    """Not where nobody says which version serves: then no rollback is automatic."""
-    return seen.action == "rollback" and bool(world.stage.release.version)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
+from pydantic import JsonValue
+
 from blocks.errors import Refused
 from blocks.postgres.address import Address
 from flows.ledger import memory, migrate
@@ -167,6 +169,11 @@ class Ledger:
     def story(self, operation: int) -> list[tuple[datetime, str]]:
         """What happened in an operation, as the ledger's triggers wrote it."""
         return [(row["at"], row["what"]) for row in self._line.ask(TELL, [operation])]
+
+    def plan(self, key: str) -> JsonValue:
+        """The plan with which the operation of that key was begun; None: there is none."""
+        rows = self._line.ask(KNOWN, [key])
+        return rows[0]["plan"] if rows else None
 
     def ask_to_stop(self, key_or_scope: str, who: str) -> list[str]:
         """Ask the operation of that key, or the holder of that scope, to undo itself; the keys that were asked."""

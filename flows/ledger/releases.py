@@ -1,9 +1,10 @@
 """What is remembered of releases: each with its gates, from when it served, every look of its bake; and quarantine.
 
 A release's status is not stored: it is its operation's. Looks change nothing in the world and are not fenced, so that a
-bake may run without an operation; a second write of the same look is none.
+bake may run without an operation; a second write of the same look is none. Neither is the message that people read.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +29,10 @@ LOOKS = "select record from ledger.look where release = %s order by at"
 GATE = """insert into ledger.gate (release, name, record) values (%s, %s, %s)
     on conflict (release, name) do update set record = excluded.record"""
 GATES = "select record from ledger.gate where release = %s order by name"
+NOTICE = """insert into ledger.notice (release, record) values (%s, %s)
+    on conflict (release) do update set record = excluded.record"""
+NOTICED = "select record from ledger.notice where release = %s"
+LIFT = "delete from ledger.quarantine where commit = %s and reason = %s"
 QUARANTINE = "insert into ledger.quarantine (commit, reason) values (%s, %s) on conflict do nothing"
 QUARANTINED = "select commit, reason from ledger.quarantine"
 
@@ -66,7 +71,7 @@ class Releases:
         """All its looks, oldest first."""
         return [row["record"] for row in self.line.ask(LOOKS, [release])]
 
-    def add_gates(self, release: str, gates: list[Gate]) -> None:
+    def add_gates(self, release: str, gates: Sequence[Gate]) -> None:
         """What the gates found before it."""
         for gate in gates:
             self.line.ask(GATE, [release, gate.name, Jsonb(gate.model_dump(mode="json"))])
@@ -75,9 +80,22 @@ class Releases:
         """The gates of a release."""
         return [Gate.model_validate(row["record"]) for row in self.line.ask(GATES, [release])]
 
+    def keep_notice(self, release: str, record: Mapping[str, object]) -> None:
+        """The handle of the message that tells of it; a later one rules."""
+        self.line.ask(NOTICE, [release, Jsonb(dict(record))])
+
+    def notice(self, release: str) -> dict[str, str] | None:
+        """That handle; None: nobody was told."""
+        rows = self.line.ask(NOTICED, [release])
+        return rows[0]["record"] if rows else None
+
     def quarantine(self, commit: str, reason: str) -> None:
-        """Never go back to this commit, nor deploy it again by itself."""
+        """Do not go back to this commit, and do not deploy it again; the first reason stays."""
         self.line.ask(QUARANTINE, [commit, reason])
+
+    def lift(self, commit: str, reason: str) -> None:
+        """Let it out of the quarantine that it came into for this very reason; another's stays."""
+        self.line.ask(LIFT, [commit, reason])
 
     def quarantined(self) -> dict[str, str]:
         """Which commits are in quarantine, and why."""

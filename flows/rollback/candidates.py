@@ -5,6 +5,7 @@ Every candidate that is refused gets its reason, so that a person can overrule w
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from flows.records_release import SHORT, Migration, Release
 from flows.words import duration
@@ -69,6 +70,22 @@ def choose(known: Sequence[Known], current: Release | None, schema_now: str, rul
             return Choice(each, tuple(refused))
         refused.append(f"{each.release.name}: {', '.join(why)}")
     return Choice(None, tuple(refused))
+
+
+def goes_too_far(current: Release, live_at: datetime | None, pause: timedelta, now: datetime) -> str:
+    """Why no release is chosen where none is named; empty: one may be.
+
+    What serves was brought by a rollback moments ago: if that did not help, a second one seldom does, and nothing may
+    walk back through the history by itself.
+    """
+    if current.kind != "rollback" or live_at is None or now - live_at >= pause:
+        return ""
+    ago, limit = duration(now - live_at), duration(pause)
+    return (
+        f"{current.name} serves since a rollback {ago} ago, and no second one is chosen within {limit}"
+        " (release.rollback_pause): if it did not help, the cause is elsewhere; to go back further name the release"
+        " with to="
+    )
 
 
 def breaking_between(newer: Sequence[Migration], older: Sequence[Migration], compatible: Sequence[str]) -> list[str]:

@@ -26,7 +26,9 @@ def rollback(stage: str, to: str = "", reason: str = "", dry_run: bool = False) 
     people.report("rollback-plan", plan.markdown, plan.sentence)
     if dry_run:
         return plan.sentence
-    settled = world.carry_out(go_back, plan, key=plan.key, look=lambda: tasks.make_plan(world, to, reason))
-    checks = tasks.verify(world, tasks.release_of(world, plan.key))
-    helped = tasks.did_it_help(world, plan)
-    return tasks.report(plan, settled, checks, helped)
+    with tasks.telling(world, plan):
+        settled = world.carry_out(go_back, plan, key=plan.key, look=lambda: tasks.make_plan(world, to, reason))
+        tasks.lock_away(world, plan)
+        checks = tasks.verify(world, tasks.release_of(world, plan.key))
+        helped = tasks.did_it_help(world, plan)
+        return tasks.report(world, plan, settled, checks, helped)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import JsonValue
 
 from flows.records import Plan
-from flows.records_release import Migration, Release
+from flows.records_release import SHORT, Migration, Release
 from flows.rollback.candidates import Choice
 
 
@@ -25,6 +25,7 @@ class RollbackPlan(Plan):
     left_slot: str
     previous: str
     taken_back: str  # the key of the release that loses the traffic
+    blamed: str = ""  # its name where it comes into quarantine: not when a newer release gets the traffic
     left_over: str  # what runs in the slot and is not the target; empty: nothing
     migrations: tuple[Migration, ...]
     environment: tuple[str, ...]
@@ -41,6 +42,11 @@ class RollbackPlan(Plan):
         return f"rollback on {self.stage}: {self.how}; {self.reason}"
 
     @property
+    def name(self) -> str:
+        """`v7 (1a2b3c4d)`."""
+        return f"v{self.number} ({self.commit[:SHORT]})"
+
+    @property
     def shares(self) -> dict[str, JsonValue]:
         """The traffic afterwards."""
         return {self.slot: 100, self.left_slot: 0}
@@ -49,6 +55,7 @@ class RollbackPlan(Plan):
     def markdown(self) -> str:
         """The plan as a page; its sentence is shown above it."""
         facts = [("target", f"{self.commit}, {self.subject}"), ("slot", self.slot), ("reason", self.reason)]
+        facts += [("quarantine", f"of {self.blamed}, once it has lost the traffic" if self.blamed else "of none")]
         parts = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in facts)])]
         for title, lines in (("Worth knowing", self.warnings), ("Refused candidates", self.refused)):
             if lines:
@@ -87,6 +94,7 @@ def plan_rollback(  # noqa: PLR0913, PLR0917 - what a plan is made of
         left_slot=current.slot,
         previous=current.commit,
         taken_back=current.key,
+        blamed=current.name if target.number < current.number else "",
         left_over=there if there != target.commit else "",
         migrations=target.migrations,
         environment=target.environment,

@@ -13,6 +13,8 @@ def go_back(op: Operation, plan: RollbackPlan) -> None:
     """A kept process needs no start; checked before traffic like a new release, as it may have died unseen."""
     release = plan.release(op.key, actor())
     op.world.ledger.releases.remember(release, op)
+    if not op.committed:
+        tasks.keep_telling(op.world, release)
     if plan.left_over:
         op.ensure(f"free {plan.slot}", Running(plan.slot), None)
     op.ensure(f"start {plan.slot}", Running(plan.slot), plan.commit)

@@ -143,3 +143,15 @@ def test_evidence_is_said_as_odds(log_e: float, words: str) -> None:
 
 def test_numbers_are_grouped_from_five_digits_on() -> None:
     assert [amount(number) for number in (203, 1305, 20_000, 1_234_567)] == ["203", "1305", "20 000", "1 234 567"]
+
+
+@pytest.mark.parametrize("policy", ["extend", "hold", "accept", "rollback"])
+def test_of_a_release_that_stays_nothing_is_said_that_does_not_happen(policy: str) -> None:
+    asked = BakeRules.model_validate({"minimum_s": 40, "maximum_s": 40, "policy": policy})
+    bad = [Look(at=10 * place, n=n, errors=k) for place, (n, k) in enumerate(EXAMPLE_A, start=1)]
+    down = [Look(at=10, n=1, errors=1, health_failures=5)]
+    assert sentence(judge(STABLE, bad, asked), stays=True).startswith("BAD 40 s after go-live: errors 11 of 203")
+    assert sentence(judge(STABLE, down, asked), stays=True).startswith("BAD 10 s after go-live, hard down: 5 health")
+    nothing = sentence(judge(STABLE, [Look(at=40)], asked), stays=True)
+    assert nothing.startswith("UNPROVEN 40 s after go-live, inconclusive: no request was seen.")
+    assert "A person decides" not in nothing

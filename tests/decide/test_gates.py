@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -81,6 +82,40 @@ def test_a_freeze_holds_from_its_beginning_to_before_its_end() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("checks", "ok", "says"),
+    [
+        ([("build", "success"), ("test", "success")], True, "2 checks passed"),
+        ([("build", "success"), ("deploy production", "pending")], True, "1 check passed"),
+        ([("build", "success"), ("deploy staging", "failure")], True, "1 check passed"),
+        ([("deploy production", "success")], False, "nobody vouches for bbbbbbbb: GitHub knows no check of it"),
+        ([], False, "nobody vouches for bbbbbbbb"),
+        ([("build", "success"), ("deploy", "failure")], False, "deploy failed"),
+        ([("a", "failure"), ("b", "pending"), ("c", "failure")], False, "a, c failed; b pending: wait for it"),
+    ],
+)
+def test_ci_vouches_with_all_its_checks_but_the_deploys_themselves(
+    checks: list[tuple[str, str]], ok: bool, says: str
+) -> None:
+    gate = gates.vouched(NEW, checks)
+    assert (gate.ok, gate.sentence.startswith(says)) == (True, True) if ok else not gate.ok
+    assert says in gate.sentence
+
+
+def test_what_nobody_declared_is_a_warning() -> None:
+    for gate in (gates.nobody_vouches(), gates.backup_is_left_out()):
+        assert (gate.ok, gate.warning) == (True, True)
+
+
+def test_a_quarantined_commit_is_told_the_way_out() -> None:
+    gate = gates.not_quarantined(NEW, {NEW: "v2: rolled back by anna: odd"})
+    assert not gate.ok
+    assert (
+        "v2: rolled back by anna: odd; deploy a commit that mends it, or name it in release.pardoned" in gate.sentence
+    )
+    assert gates.not_quarantined(NEW, {OLD: "v1"}).ok
+
+
 def test_missing_variables_are_named() -> None:
     gate = gates.environment(["PORT", "JWT_SECRET", "REDIS_URL"], ["PORT"])
     assert (gate.ok, gate.sentence) == (False, "JWT_SECRET, REDIS_URL not set: set them and apply the stage")
@@ -115,6 +150,23 @@ def test_an_undeclared_version_is_a_warning() -> None:
 def test_a_listing_of_another_shape_is_refused(output: str) -> None:
     with pytest.raises(ValueError, match="the listing is not JSON of"):
         gates.listed(output)
+
+
+def left_open(kind: Literal["deploy", "rollback"]) -> Told:
+    mine = released().release.model_copy(update={"key": f"{kind} b 4", "kind": kind, "number": 7, "commit": NEW})
+    return Told(release=mine, state="acting", live_at=NOW)
+
+
+def test_a_deploy_that_was_left_unfinished_keeps_its_key_and_its_number() -> None:
+    one = seen(released(), left_open("deploy"))
+    plan = plan_deploy(Stage.named("local"), one, [], (), False, "")
+    assert (one.unfinished, one.name) == ("deploy b 4", "v7 (bbbbbbbb)")
+    assert (plan.key, plan.number, plan.name) == ("deploy b 4", 7, one.name)
+
+
+def test_an_unfinished_rollback_to_the_commit_is_no_unfinished_deploy() -> None:
+    one = seen(released(), left_open("rollback"))
+    assert (one.unfinished, one.number) == ("", 8)
 
 
 def test_the_plan_goes_to_the_other_slot_and_numbers_the_attempts() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from flows.deploy.notice import MOST_OF_A_TEXT, Facts, Message, State, deploy_message, is_last, rollback_message
+from flows.notice import MOST_OF_A_TEXT, Facts, Going, Message, State, deploy_message, is_last, rollback_message
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 FACTS = Facts("production", "https://api.example.com", "v7 (1a2b3c4d)", "run deploy v7")
@@ -64,15 +64,17 @@ def test_every_message_of_a_deploy_says_the_same_facts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("helped", "head", "colour"),
+    ("state", "head", "colour"),
     [
-        (None, "Rollback of production begun", "#8d8d8d"),
-        (True, "Rollback of production completed", "good"),
-        (False, "Rollback of production did not help", "danger"),
+        ("begun", "Rollback of production begun", "#8d8d8d"),
+        ("completed", "Rollback of production completed", "good"),
+        ("unproven", "Rollback of production completed, not proven to help", "warning"),
+        ("did not help", "Rollback of production did not help", "danger"),
+        ("failed", "Rollback of production failed", "danger"),
     ],
 )
-def test_a_rollback_carries_its_own_sentence(helped: bool | None, head: str, colour: str) -> None:
-    message = rollback_message(FACTS, "v6 (99887766) serves again.", NOW, helped=helped)
+def test_a_rollback_carries_its_own_sentence(state: Going, head: str, colour: str) -> None:
+    message = rollback_message(FACTS, state, "v6 (99887766) serves again.", NOW)
     assert (message["text"], attachment(message)["color"]) == (head, colour)
     assert attachment(message)["text"] == "v6 (99887766) serves again."
 

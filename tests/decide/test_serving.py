@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows.records_release import Migration, Release, Told
-from flows.rollback.candidates import Known, Rules, breaking_between, choose
+from flows.rollback.candidates import Known, Rules, breaking_between, choose, goes_too_far
+from flows.rollback.plan import RollbackPlan, plan_rollback
 from flows.serving import serving, spans, spans_of
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -146,3 +147,26 @@ def test_an_ambiguous_name_is_refused() -> None:
 
 def test_going_back_to_what_serves_is_refused() -> None:
     assert choose([known(V2), known(V1)], V2, "", RULES, "v2").sentence.endswith("v2 (bbbb2222) is what serves now")
+
+
+@pytest.mark.parametrize(
+    ("kind", "minutes_ago", "too_far"),
+    [("rollback", 10, True), ("rollback", 59.9, True), ("rollback", 60, False), ("deploy", 1, False)],
+)
+def test_after_a_rollback_no_second_one_is_chosen_for_a_while(kind: str, minutes_ago: float, too_far: bool) -> None:
+    current = release(1, "aaaa1111", kind=kind)
+    why = goes_too_far(current, at(0), timedelta(hours=1), at(minutes_ago))
+    assert bool(why) == too_far
+    assert not why or "no second one is chosen within 1 h (release.rollback_pause)" in why
+
+
+def plan(number: int, current: Release) -> RollbackPlan:
+    chosen = choose([known(release(number, f"{number}" * 8))], current, "s", RULES, to=f"v{number}")
+    slots = {"blue": current.commit, "green": ""}
+    return plan_rollback(chosen, current, slots, "rollback 1", "odd", "s", T0)
+
+
+def test_going_back_blames_what_is_taken_back_and_going_forward_nothing() -> None:
+    assert plan(1, V3).blamed == V3.name
+    assert plan(7, V3).blamed == ""
+    assert f"of {V3.name}, once it has lost the traffic" in plan(1, V3).markdown

@@ -3,10 +3,13 @@
 import threading
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from blocks.errors import Unreachable
+from blocks.postgres.address import Address
 from flows.bake.flow import bake
 from flows.bake.tasks import replay
 from flows.deploy.flow import deploy, history
@@ -38,6 +41,24 @@ def visitors(lab: Rollout) -> Generator[Path]:
     with lab.visited() as log:
         time.sleep(4)  # 160 requests: what a baseline is made of is traffic over time
         yield log
+
+
+@contextmanager
+def closed(address: Address) -> Generator[None]:
+    """A database that lets nobody in."""
+    change = f"alter database {address.database} allow_connections "
+    with address.at("postgres").connect() as connection:
+        connection.execute((change + "false").encode())
+        try:
+            yield
+        finally:
+            connection.execute((change + "true").encode())
+
+
+def ask_until_silent(lab: Rollout) -> None:
+    """Until the counter's last beat is old enough to be missed."""
+    while lab.world.counter.check():
+        time.sleep(0.2)
 
 
 def newest(lab: Rollout) -> Told:
@@ -214,6 +235,24 @@ def test_a_rollback_gives_the_traffic_to_the_kept_release_and_looks_whether_it_h
     assert failures(visitors) == []
     told = newest(lab)
     assert (told.release.kind, told.release.reason) == ("rollback", "the list looks odd")
+
+
+def test_a_rollback_needs_neither_the_counter_nor_the_database(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="flows")
+    now, back = lab.serves(), lab.repository.head()[:10]  # what the rollback before took back
+    lab.counter.stop()
+    with pytest.raises(Unreachable, match="silent since"):
+        ask_until_silent(lab)
+    try:
+        with closed(lab.scene.database):
+            said = rollback("test", to=back, dry_run=True)
+        rollback("test", to=back, reason="nothing else works")
+    finally:
+        lab.count()
+    assert said.startswith("rollback on test: back to")
+    assert "what was served is not known" in caplog.text
+    assert "the schema is not known" in caplog.text
+    assert lab.serves() not in {now, ""}
 
 
 def test_a_rollback_to_what_never_served_is_refused_before_anything(lab: Rollout) -> None:

@@ -117,7 +117,7 @@ def _age(world: ToyWorld, key: str, days: int) -> None:
 
 def test_a_second_migration_changes_nothing_and_says_so(database: Address) -> None:
     ledger = Ledger(database)
-    with pytest.raises(Refused, match="is at version 0, 1 is needed: apply the stage"):
+    with pytest.raises(Refused, match="is at version 0, 2 is needed: apply the stage"):
         ledger.check()
 
     assert ledger.migrate().endswith("is now at version 2: applied 0001_ledger, 0002_releases")
@@ -129,10 +129,10 @@ def test_a_ledger_of_a_newer_shipkeeper_is_refused(database: Address) -> None:
     ledger = Ledger(database)
     ledger.migrate()
     with closing(database.connect()) as connection:
-        connection.execute("insert into ledger.migration values (2, '0002_from_the_future')")
+        connection.execute("insert into ledger.migration values (3, '0003_from_the_future')")
 
     for ask in (ledger.migrate, ledger.check):
-        with pytest.raises(Refused, match="is at version 2, this shipkeeper knows up to 1: run the newer one"):
+        with pytest.raises(Refused, match="is at version 3, this shipkeeper knows up to 2: run the newer one"):
             ask()
 
 

@@ -62,6 +62,16 @@ class Rollout:
     folder: Path
 
     @property
+    def counter(self) -> Running:
+        """The counter's process."""
+        return Running(self.folder / "processes", "counter")
+
+    def count(self) -> None:
+        """Start the counter."""
+        command = ["--port", str(self.balancer.log_port), "--file", self.environ["COUNTER_FILE"]]
+        self.counter.start([sys.executable, "-m", "blocks.counting", *command], {})
+
+    @property
     def world(self) -> World:
         """A new world, as a new process would have it."""
         return World(self.scene.world.stage, dict(self.environ))
@@ -70,6 +80,13 @@ class Rollout:
         """Write the stage's TOML anew, with one text of [release] or [bake] changed."""
         assert changed in RELEASE
         self.scene.toml(more=RELEASE.replace(changed, instead) if changed else RELEASE)
+
+    def also(self, changed: str, instead: str) -> None:
+        """Change one more text of the TOML as it is now."""
+        path = Scene.stages(self.environ) / f"{self.scene.name}.toml"
+        text = path.read_text()
+        assert changed in text
+        path.write_text(text.replace(changed, instead))
 
     def serves(self) -> str:
         """The commit that answers at the balancer; empty: nothing does."""
@@ -101,8 +118,7 @@ def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
     """Everything started, nothing deployed; all of it ended afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     balancer = Balancer(folder / "balancer").start()
-    counter, file = Running(folder / "processes", "counter"), folder / "counter.sqlite"
-    counter.start([sys.executable, "-m", "blocks.counting", "--port", str(balancer.log_port), "--file", str(file)], {})
+    file = folder / "counter.sqlite"
     repository = Repository(folder / "repository")
     repository.make()
     with scene.database.connect() as connection:
@@ -120,6 +136,7 @@ def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
     }
     made = Rollout(scene, repository, balancer, {**scene.environ, **more}, folder)
     made.toml()
+    made.count()
     with pytest.MonkeyPatch.context() as patch, without_prefect():
         for name, value in more.items():
             patch.setenv(name, value)
@@ -129,7 +146,7 @@ def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
         finally:
             for slot in made.world.platform.slots():
                 made.world.platform.stop(slot)
-            counter.stop()
+            made.counter.stop()
             balancer.stop()
 
 

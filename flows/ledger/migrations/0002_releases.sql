@@ -36,7 +36,13 @@ create table ledger.gate (
   primary key (release, name)
 );
 
--- A commit that evidence took back is not gone back to, and not deployed again by itself.
+-- The message in which people were told of it: whoever goes on with the release edits the same one.
+create table ledger.notice (
+  release     text primary key references ledger.release on delete cascade,
+  record      jsonb not null
+);
+
+-- A commit that was taken back is not gone back to, and not deployed again, unless the stage's TOML pardons it.
 create table ledger.quarantine (
   commit      text primary key,
   at          timestamptz not null default clock_timestamp(),

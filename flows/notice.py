@@ -1,4 +1,4 @@
-"""What people read of a deploy while it goes: one message for Slack, the same facts in each stage of it. Pure.
+"""What people read of a deploy or rollback while it goes: one message for Slack, the same facts in each state. Pure.
 
 The facts are the original design's: Environment, URL, Version, Deployed by, timestamp. What happened is said by the
 sentence of whoever decided it; here it only gets its head and its colour. Every text of others is escaped.
@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from flows.words import moment
 
 State = Literal["gates", "backup", "starting", "baking", "kept", "inconclusive", "rolled back", "failed", "held"]
+Going = Literal["begun", "completed", "unproven", "did not help", "failed"]
 Message = Mapping[str, JsonValue]
 MOST_OF_A_TEXT = 3000  # characters; Slack takes more, nobody reads it
 
@@ -28,6 +29,13 @@ _HEADS: Mapping[State, tuple[str, str]] = {
     "held": ("Deployment to {stage} held, a person decides", _WARNING),
     "rolled back": ("Deployment to {stage} rolled back", _DANGER),
     "failed": ("Deployment to {stage} failed", _DANGER),
+}
+_GOING_BACK: Mapping[Going, tuple[str, str]] = {
+    "begun": ("Rollback of {stage} begun", _GOING),
+    "completed": ("Rollback of {stage} completed", _GOOD),
+    "unproven": ("Rollback of {stage} completed, not proven to help", _WARNING),
+    "did not help": ("Rollback of {stage} did not help", _DANGER),
+    "failed": ("Rollback of {stage} failed", _DANGER),
 }
 
 
@@ -52,13 +60,9 @@ def deploy_message(facts: Facts, state: State, said: str, at: datetime) -> Messa
     return _message(head.format(stage=facts.stage), colour, facts, said, at)
 
 
-def rollback_message(facts: Facts, said: str, at: datetime, *, helped: bool | None = None) -> Message:
-    """The message of a rollback that a person asked for, with the rollback's sentence; None: it has only begun."""
-    head, colour = {
-        None: ("Rollback of {stage} begun", _GOING),
-        True: ("Rollback of {stage} completed", _GOOD),
-        False: ("Rollback of {stage} did not help", _DANGER),
-    }[helped]
+def rollback_message(facts: Facts, state: Going, said: str, at: datetime) -> Message:
+    """The message of a rollback that a person asked for, with the rollback's own sentence."""
+    head, colour = _GOING_BACK[state]
     return _message(head.format(stage=facts.stage), colour, facts, said, at)
 
 
