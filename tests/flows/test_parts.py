@@ -1,13 +1,18 @@
 """Which blocks a stage has, and what each is made from."""
 
+from pathlib import Path
+
 import pytest
 from prefect_slack import SlackWebhook
 
 from blocks.errors import Missing
 from blocks.github import GitHub
 from blocks.slack import SlackChannel
+from flows.deploy.flow import deploy
+from flows.effect import NotDone, without_prefect
 from flows.parts import GITHUB_API, wanted_blocks
 from flows.redact import hide
+from flows.rollback.flow import rollback
 from flows.stage import STAGES, Stage
 from flows.world import World
 
@@ -59,3 +64,18 @@ def test_their_secrets_are_hidden_from_then_on() -> None:
 def test_a_part_that_must_be_there_names_its_variables() -> None:
     with pytest.raises(Missing, match="HAPROXY_SOCKET, HAPROXY_URL"):
         _ = World(stage(), {}).traffic
+
+
+@pytest.mark.parametrize("name", ["production", "staging"])
+def test_the_real_stages_say_that_their_platform_is_not_built_yet(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SHIPKEEPER_STAGES", "LEDGER_URL", "DATABASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    rules = Stage.named(name).release
+    assert (rules.branch, rules.github, rules.publish) == ({"production": "main"}.get(name, name), "", False)
+    with without_prefect():
+        for run in (deploy, rollback):
+            with pytest.raises(NotDone, match=f"nothing can be deployed to {name} from here: its platform, railway is"):
+                run(name, dry_run=True)
