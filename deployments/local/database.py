@@ -45,7 +45,7 @@ class ServiceDatabase:
 
     @property
     def service_address(self) -> Address:
-        """The same as the role that the service uses: it owns this database and may nothing else."""
+        """The same as the role that the service uses: it owns this database, reads and writes rows, no more."""
         return replace(self.address, user=ROLE, password=self._password.read_text())
 
     @property
@@ -97,6 +97,8 @@ class ServiceDatabase:
             if not connection.execute("select 1 from pg_roles where rolname = %s", [ROLE]).fetchone():
                 connection.execute(sql.SQL("create role {} login").format(role))
             connection.execute(sql.SQL("alter role {} password {}").format(role, self._password.read_text()))
+            # not by owning tables: a restore leaves owners and grants out, and the service goes on after the swap
+            connection.execute(sql.SQL("grant pg_read_all_data, pg_write_all_data to {}").format(role))
             if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
                 connection.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(DATABASE), role))
 

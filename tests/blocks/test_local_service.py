@@ -215,8 +215,11 @@ def test_the_local_pair_is_started_stopped_and_found_again(tmp_path: Path) -> No
         deadline = time.monotonic() + 20
         while count(pair.standby.address("app"), "users") != count(address, "users"):
             assert time.monotonic() < deadline
+        with address.connect() as connection:  # as a restore brings it back: owners and grants are left out
+            connection.execute("create table public.restored (id bigserial, what text)")
         with pair.service_address.connect() as connection:
             assert connection.info.pgconn.ssl_in_use
+            assert connection.execute("insert into public.restored (what) values ('a') returning id").fetchone() == (1,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute("create role more")
     finally:
