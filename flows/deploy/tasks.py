@@ -346,7 +346,7 @@ def publish(world: World, plan: DeployPlan, release: Release, evidence: str) -> 
 
 def _page(world: World, release: Release, plan: DeployPlan, said: str) -> None:
     picture = evidence_image(replay(world, release), title=f"Evidence against {release.name} on {release.stage}")
-    people.report("deploy", f"# {release.name} on {release.stage}\n\n{said}\n\n{picture}\n\n{plan.markdown}", said)
+    people.report("deploy-report", f"# {release.name} on {release.stage}\n\n{picture}\n\n{plan.markdown}", said)
 
 
 @effect(name="history")

@@ -287,7 +287,7 @@ def report(world: World, plan: RollbackPlan, settled: Settled, checks: Sequence[
     state, verdict = _verdict(helped)
     said = f"{plan.name} serves again ({', '.join(checks)}); {verdict}: {sentence(helped, stays=True)}"
     picture = evidence_image(helped, title=f"Evidence after the rollback to v{plan.number}")
-    people.report("rollback", f"# Rollback\n\n{plan.sentence}\n\n{said}\n\n{picture}\n\n{settled.reason}", said)
+    people.report("rollback-report", f"# Rollback\n\n{picture}\n\n{plan.sentence}\n\n{settled.reason}", said)
     _tell(world, plan, state, said)
     if state == "did not help":
         raise NotDone(said)
