@@ -5,7 +5,9 @@ With SCREENSHOTS=1 the pictures of docs/ui are taken again.
 
 import os
 import re
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -17,14 +19,21 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from deployments.declared import declared
 from deployments.local.database import ServiceDatabase
+from deployments.local.repository import Repository
 from deployments.local.stage import LocalStage, down, up
 from flows.records import KINDS
+from flows.records_release import Told
+from flows.stage import STAGES, Stage
+from flows.world import World
 
 CHROMIUM = Path("/usr/bin/chromium")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "ui"
 BACKUP = r"\d{8}T\d{6}Z-daily-\w{6}"
 RUN_MS = 120_000
-STARTED = re.compile(r"[a-z-]+ of app$|(restore|prove|prune|reconcile|status) ")
+LIST = "/deployments?limit=25"  # all on one page
+STARTED = re.compile(r"[a-z-]+ of app$|(restore|prove|prune|reconcile|status|deploy|rollback) ")
+LONG, SHORT = 'look = "10s"\nminimum = "30s"', 'look = "2s"\nminimum = "16s"'  # more to see, less to wait for
+FAULT = {"errors": 0.03, "errors_after": 40}  # at the visitors' 25 requests a second: seen after some looks
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no browser: {CHROMIUM} is missing"),
@@ -34,11 +43,16 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalStage]:
-    folder = tmp_path_factory.mktemp("ui")
-    try:
-        yield up(folder)
-    finally:
-        down(folder)
+    folder, stages = tmp_path_factory.mktemp("ui"), tmp_path_factory.mktemp("stages")
+    text = (STAGES / "local.toml").read_text()
+    assert LONG in text
+    (stages / "local.toml").write_text(text.replace(LONG, SHORT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHIPKEEPER_STAGES", str(stages))
+        try:
+            yield up(folder)
+        finally:
+            down(folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +62,7 @@ def browser() -> Generator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, stage: LocalStage) -> Generator[Page]:
+def page(stage: LocalStage, browser: Browser) -> Generator[Page]:
     with browser.new_page(viewport={"width": 1280, "height": 800}, base_url=stage.ui) as page:
         page.set_default_timeout(90_000)
         yield page
@@ -69,9 +83,34 @@ def backed_up(page: Page) -> str:
     return at
 
 
+@pytest.fixture(scope="module")
+def repository(stage: LocalStage) -> Repository:
+    return Repository(stage.folder / "repository")
+
+
+@pytest.fixture(scope="module")
+def baking(page: Page, stage: LocalStage, repository: Repository) -> tuple[str, str]:
+    """The page of a bad release's deploy, asked for by the form, while evidence is gathered; and the commit."""
+    eventually(lambda: bool(minutes(stage)) and not releases(stage)[-1].open)
+    commit = repository.release("feat: a fault in a few answers", FAULT)
+    open_form(page, "deploy")
+    field(page, "commit").get_by_role("textbox").fill(commit)
+    at = submit(page)
+    eventually(lambda: bool(looks(stage, commit)))
+    return at, commit
+
+
+@pytest.fixture(scope="module")
+def taken_back(page: Page, baking: tuple[str, str]) -> str:
+    """The same page once evidence has taken the release back."""
+    page.goto(baking[0])
+    ended(page, "Failed")
+    return baking[0]
+
+
 def open_form(page: Page, flow: str) -> None:
     """From the list to the custom run's form of a flow's deployment."""
-    page.goto("/deployments")
+    page.goto(LIST)
     name_of(page, flow).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
@@ -146,9 +185,39 @@ def count(connection: "psycopg.Connection[Any]") -> int:
     return int(found[0]) if found else 0
 
 
+def world(stage: LocalStage) -> World:
+    """The stage as a flow sees it."""
+    return World(Stage.named("local"), stage.environ)
+
+
+def releases(stage: LocalStage) -> list[Told]:
+    """All that are remembered, oldest first."""
+    return world(stage).ledger.releases.all()
+
+
+def looks(stage: LocalStage, commit: str) -> list[Any]:
+    """Those at the newest release of the commit."""
+    found = [each for each in releases(stage) if each.release.commit == commit]
+    return world(stage).ledger.releases.looks(found[-1].release.key) if found else []
+
+
+def minutes(stage: LocalStage) -> list[Any]:
+    """Whole ones of the first release's visitors: a baseline."""
+    first, now = releases(stage)[0], datetime.now(UTC)
+    return world(stage).counter.minutes([first.release.slot], first.live_at or now, now)
+
+
+def eventually(happened: Callable[[], bool], seconds: float = RUN_MS / 1000) -> None:
+    """Wait until it has."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.3)
+
+
 def test_every_deployment_is_listed_and_says_what_it_does(page: Page) -> None:
     wanted = declared("local")
-    page.goto("/deployments")
+    page.goto(LIST)
     expect(page.get_by_text(f"{len(wanted)} Deployments")).to_be_visible()
     for each in wanted:
         expect(row(page, each.flow)).to_contain_text("Ready")
@@ -175,14 +244,14 @@ def test_a_backups_page_says_what_was_done(page: Page, backed_up: str) -> None:
     expect(page.get_by_text("daily of app", exact=True).first).to_be_visible()
     logs = page.get_by_text(re.compile(r"^daily backup of app: \d+ tables, .* on Postgres 17"))
     expect(logs.first).to_be_visible()
-    expect(page.get_by_text(re.compile(r"Finished in state Completed\('.*rows of 8 tables")).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Finished in state Completed\('.*rows of 10 tables")).first).to_be_visible()
     picture(page, "backup-run")
     tab(page, "Task Runs")
     for task in ("look at the database", "dump app"):
         expect(page.get_by_text(task, exact=True).first).to_be_visible()
     expect(page.get_by_text(re.compile(f"^commit {BACKUP}$")).first).to_be_visible()
     expect(state_message(page)).to_contain_text(
-        re.compile(rf"{BACKUP}: [\d,]+ rows of 8 tables, .* stored; prove asked for: run prove {BACKUP}")
+        re.compile(rf"{BACKUP}: [\d,]+ rows of 10 tables, .* stored; prove asked for: run prove {BACKUP}")
     )
 
 
@@ -194,7 +263,7 @@ def test_a_backups_progress_and_report_are_artifacts(page: Page, backed_up: str)
     expect(page.get_by_role("link", name="backup-progress")).to_contain_text(re.compile(f"Progress of {BACKUP}"))
     page.get_by_role("link", name="backup-report").first.click()
     expect(page.get_by_role("heading", name=re.compile(BACKUP))).to_be_visible()
-    for text in ("every daily backup is proven", "as the best of its time", "public.videos"):
+    for text in ("prove asked for: run prove", "as the best of its time", "public.videos"):
         expect(page.get_by_text(text).first).to_be_visible()
     chart = page.get_by_role("img", name=re.compile("^Stored: "))
     expect(chart).to_be_visible()
@@ -223,14 +292,80 @@ def test_rows_that_were_lost_come_back_once_a_person_approves(page: Page, stage:
 
     ended(page, "Completed")
     assert videos(stage) > 0.95 * had  # the visitors add some between the backup and the loss
+    assert len(httpx.get(f"{stage.service}/api/videos/trending", timeout=10).raise_for_status().json()["videos"]) == 20
     tab(page, "Artifacts")
     page.get_by_role("link", name="restore-report").first.click()
     expect(page.get_by_role("heading", name="Restored and swapped in")).to_be_visible()
     expect(
         page.get_by_text(re.compile(f"^{BACKUP} is live as app; the old one is kept, closed, as")).first
     ).to_be_visible()
-    expect(page.get_by_text("8 tables", exact=False).first).to_be_visible()
+    expect(page.get_by_text("10 tables", exact=False).first).to_be_visible()
     picture(page, "restore-report")
+
+
+def test_the_form_of_a_deploy_says_what_each_field_is_for(page: Page) -> None:
+    open_form(page, "deploy")
+    expect(field(page, "commit")).to_contain_text("empty for the newest commit of the stage's branch")
+    expect(field(page, "backup")).to_contain_text("or the id of a proven one that is younger than the stage's RPO")
+    expect(field(page, "dry_run")).to_contain_text("show the plan, with the gates that only read, and stop")
+    picture(page, "deploy-form")
+
+
+def test_a_running_deploy_says_what_it_does_and_how_the_evidence_stands(page: Page, baking: tuple[str, str]) -> None:
+    at, commit = baking
+    page.goto(at)
+    plan = f"deploy v2 ({commit[:8]}) to local instead of"
+    expect(
+        page.get_by_text(re.compile(f"^{re.escape(plan)} \\w+: feat: a fault in a few answers$")).first
+    ).to_be_visible()
+    expect(
+        page.get_by_text(re.compile(r"^\d+ s: errors \d+ of \d+, evidence .* : 1; watching, ")).first
+    ).to_be_visible()
+    picture(page, "deploy-running")
+    tab(page, "Artifacts")
+    page.get_by_role("heading", name="Task runs").scroll_into_view_if_needed()
+    expect(page.get_by_role("link", name="bake-progress")).to_contain_text(f"Bake of v2 ({commit[:8]})")
+    ended(page, "Failed")
+    tab(page, "Task Runs")
+    for task in ("start green", "shift to green", f"bake v2 ({commit[:8]})", "undo shift to green", "undo start green"):
+        expect(page.get_by_text(task, exact=True).first).to_be_visible()
+
+
+def test_the_page_of_a_release_that_was_taken_back_shows_the_evidence(page: Page, taken_back: str) -> None:
+    page.goto(taken_back)
+    expect(state_message(page)).to_contain_text(re.compile(r"ROLLED BACK .* Now v1 \(\w{8}\) serves again"))
+    tab(page, "Artifacts")
+    page.get_by_role("heading", name="Task runs").scroll_into_view_if_needed()
+    page.get_by_role("link", name="deploy-report").first.click()
+    expect(page.get_by_role("heading", name=re.compile(r"^v2 \(\w{8}\) on local$"))).to_be_visible()
+    plot = page.get_by_role("img", name=re.compile("^Evidence against v2"))
+    expect(plot).to_be_visible()
+    assert plot.evaluate("image => image.naturalWidth") > 0
+    picture(page, "deploy-evidence")
+
+
+def test_a_rollback_is_told_on_a_page_of_its_own(
+    page: Page, stage: LocalStage, repository: Repository, taken_back: str
+) -> None:
+    commit = repository.release("feat: shorter titles", {})
+    open_form(page, "deploy")
+    submit(page)
+    ended(page, "Completed")
+    open_form(page, "rollback")
+    field(page, "to").get_by_role("textbox").fill("v1")
+    field(page, "reason").get_by_role("textbox").fill("search is empty")
+    submit(page)
+    ended(page, "Completed")
+    first = releases(stage)[0].release.commit
+    assert httpx.get(f"{stage.service}/health", timeout=10).headers["x-release"] == first != commit
+    tab(page, "Artifacts")
+    page.get_by_role("heading", name="Task runs").scroll_into_view_if_needed()
+    page.get_by_role("link", name="rollback-report").first.click()
+    expect(page.get_by_role("heading", name="Rollback", exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile("it helped: KEPT")).first).to_be_visible()
+    plot = page.get_by_role("img", name="Evidence after the rollback to v1")
+    assert plot.evaluate("image => image.naturalWidth") > 0
+    picture(page, "rollback-report")
 
 
 def test_a_refused_run_says_why_in_one_sentence(page: Page, backed_up: str) -> None:
