@@ -30,13 +30,14 @@ demo: $(READY) ## a real database backed up, proven, lost and restored through t
 	@$(RUN) -m deployments demo $(DEMO)
 
 test: $(READY) ## shape, decisions, blocks, flows: under 8 minutes
-	@$(PYTEST) -n 2 --dist loadfile $(RINGS) $(ARGS)
+	@$(PYTEST) -n 3 --dist loadfile $(RINGS) $(ARGS)
 
 test-e2e: $(READY) ## the whole local stage, with server and worker; things are killed
 	@$(PYTEST) tests/e2e $(ARGS)
 
 bench: $(READY) ## times and memory against pg_dump and the original pipeline
 	@$(RUN) -m tests.bench $(ARGS)
+	@SLOW_RELEASE=1 $(PYTEST) tests/e2e/test_releases_live.py -k slow_one -q
 
 lint: $(READY) ## ruff and pyright
 	@.venv/bin/ruff check .

@@ -22,7 +22,7 @@ from tests.parts.slack import CHANNEL, TOKEN, FakeSlack, slack
 
 __all__ = ["slack"]
 pytestmark = pytest.mark.timeout(240)
-BAKE = 'minimum = "3s"\nmaximum = "8s"'
+BAKE = 'minimum = "3s"\nmaximum = "5s"'
 SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
 COMMANDS = 'commands = { test = "python -m unittest --quiet" }'
 

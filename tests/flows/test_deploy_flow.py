@@ -122,7 +122,7 @@ def test_a_release_that_fails_its_smoke_tests_never_gets_traffic(lab: Rollout, v
 def test_a_release_that_dies_in_its_bake_is_seen_and_taken_back(lab: Rollout, visitors: Path) -> None:
     before = lab.serves()
     lab.repository.release("feat: a leak", {"dies_after_s": 3})
-    lab.toml('minimum = "3s"\nmaximum = "8s"', 'minimum = "20s"\nmaximum = "30s"')
+    lab.toml('minimum = "3s"\nmaximum = "5s"', 'minimum = "20s"\nmaximum = "30s"')
     try:
         with pytest.raises(NotDone, match="ROLLED BACK"):
             deploy("test")
@@ -265,7 +265,7 @@ def test_a_rollback_to_what_never_served_is_refused_before_anything(lab: Rollout
 def test_a_rollback_during_a_bake_asks_the_deploy_to_undo_itself(lab: Rollout) -> None:
     before = lab.serves()
     lab.repository.release("feat: regretted at once", {})
-    lab.toml('minimum = "3s"\nmaximum = "8s"', 'minimum = "60s"\nmaximum = "90s"')
+    lab.toml('minimum = "3s"\nmaximum = "5s"', 'minimum = "60s"\nmaximum = "90s"')
     ended: list[str] = []
 
     def goes_out() -> None:

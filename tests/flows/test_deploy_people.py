@@ -20,7 +20,7 @@ __all__ = ["github", "slack"]
 pytestmark = pytest.mark.timeout(240)
 PLATFORM = 'platform = "processes"'
 WITH_GITHUB = f'{PLATFORM}\ngithub = "{REPOSITORY}"'
-BAKE = 'minimum = "3s"\nmaximum = "8s"'
+BAKE = 'minimum = "3s"\nmaximum = "5s"'
 SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
 CHECKS = ["build", "test", "lint", "audit"]
 

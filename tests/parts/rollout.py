@@ -46,7 +46,7 @@ up = "python migrate.py up"
 [bake]
 look = "1s"
 minimum = "3s"
-maximum = "8s"
+maximum = "5s"
 minimum_baseline = 100
 """
 
