@@ -90,6 +90,7 @@ class Traits:
     slow_s: float = 0.0
     empty: bool = False  # the trending list has lost its videos: only a smoke test notices
     dies_after_s: float = 0.0  # 0: it lives
+    dies_after: int = 0  # requests under /api/; 0: it lives
 
     @classmethod
     def of(cls, file: Path) -> "Traits":
@@ -179,7 +180,10 @@ class Service:
             return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unhealthy", "error": "the database does not answer"}
 
     def _is_faulty(self) -> bool:
-        return next(self.asked) >= self.traits.errors_after and random.random() < self.traits.errors  # noqa: S311 - no secret
+        asked = next(self.asked)
+        if self.traits.dies_after and asked >= self.traits.dies_after:
+            os._exit(1)
+        return asked >= self.traits.errors_after and random.random() < self.traits.errors  # noqa: S311 - no secret
 
     def log(self, *row: object) -> None:
         """One request's row; lost when the database is away, as the request itself said 503 then."""

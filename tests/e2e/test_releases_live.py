@@ -270,7 +270,7 @@ def test_one_that_fails_5_percent_is_taken_back_by_evidence_and_ci_says_so(live:
 
 def test_one_that_dies_in_its_bake_is_seen_and_taken_back(live: Live) -> None:
     before = live.serves()
-    mortal = live.repository.release("feat: a leak", {"dies_after_s": 15})
+    mortal = live.repository.release("feat: a leak", {"dies_after": 40})
 
     ended = live.deploy(mortal).ended()
 

@@ -187,12 +187,12 @@ def test_a_rollback_quarantines_and_a_pardon_lets_out(lab: Rollout, caplog: pyte
 
 def test_a_rollback_that_does_not_help_says_so_and_goes_no_further(lab: Rollout, slack: FakeSlack) -> None:
     """What the new release replaced begins to fail as well: the cause is elsewhere."""
-    ill = lab.repository.release("feat: falls ill later", {"errors": 0.5, "errors_after": 80})
+    ill = lab.repository.release("feat: falls ill later", {"errors": 0.5, "errors_after": 160})
     deploy("test")
     good = lab.repository.release("feat: not to blame", {})
     deploy("test")
     before = len(lab.world.ledger.history())
-    lab.toml()
+    lab.toml(BAKE, 'minimum = "8s"\nmaximum = "12s"')
     with lab.visited(), pytest.raises(NotDone, match="the rollback did not help, the cause is elsewhere") as undone:
         rollback("test", reason="errors")
     assert ": BAD " in str(undone.value)
