@@ -23,7 +23,7 @@ def health(
         backups: all of one database.
         rpo: how old the newest backup may be.
         ticked: when reconcile last looked at all open operations; None: never.
-        now: the time of the ledger or the store.
+        now: the time by the ledger's clock.
         wrong: a sentence for each backup that a verification found not to be what was stored.
     """
     accused = (Verdict(go=False, reason=sentence) for sentence in wrong)

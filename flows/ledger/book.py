@@ -35,7 +35,8 @@ NEWEST = PEOPLE + " order by o.ended_at is not null, o.id desc limit %s"
 STOP = """update ledger.operation set stop_asked = %s where (key = %s or id in (select operation from ledger.hold
     where scope = %s)) and ended_at is null and stop_asked is null returning key"""
 TELL = "select at, what from ledger.event where operation = %s order by id"
-TICKED = "select at, clock_timestamp() - at as age from ledger.tick where name = %s"
+TICKED = "select at from ledger.tick where name = %s"
+NOW = "select clock_timestamp() as now"
 BACKUPS = "select record from ledger.backup order by at, id"
 PROOFS = "select record from ledger.proof where %s::text is null or backup = %s order by at"
 CHECKS = 'select record from ledger."check" where %s::text is null or backup = %s order by at'
@@ -157,6 +158,10 @@ class Ledger:
         """When `name` last said that it is alive, by the ledger's clock."""
         rows = self._line.ask(TICKED, [name])
         return rows[0]["at"] if rows else None
+
+    def now(self) -> datetime:
+        """The time by the ledger's clock, which its ticks are measured by; this machine's may go wrong."""
+        return self._line.ask(NOW)[0]["now"]
 
     def open(self) -> list[Entry]:
         """Operations that are not settled, the newest first."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flows import people
 from flows.catalogue.grades import Graded, graded
@@ -22,6 +22,7 @@ class Seen:
     open: Sequence[Entry]
     backups: Sequence[Graded]
     ticked: datetime | None
+    now: datetime  # by the ledger's clock, as the tick is
     wrong: tuple[str, ...] = ()  # sentences of backups that are not what was stored
 
 
@@ -31,14 +32,13 @@ def look(world: World) -> Seen:
     proofs = world.ledger.proofs()
     backups = [graded(each, proofs) for each in world.ledger.backups()]
     wrong = accusations(world, {each.id for each in backups})
-    return Seen(world.ledger.open(), backups, world.ledger.ticked(), wrong)
+    return Seen(world.ledger.open(), backups, world.ledger.ticked(), world.ledger.now(), wrong)
 
 
 def show(world: World, seen: Seen) -> str:
     """The page, and the sentence; NotDone when the promise is broken."""
-    now = datetime.now(UTC)
-    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=now, wrong=seen.wrong)
-    facts = [*verdict.evidence, _next_to_go(world, seen, now)]
+    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=seen.now, wrong=seen.wrong)
+    facts = [*verdict.evidence, _next_to_go(world, seen)]
     page = [
         f"# {world.stage.name}: {'all is well' if verdict.go else verdict.reason}",
         "\n".join(f"- {fact}" for fact in facts),
@@ -51,8 +51,8 @@ def show(world: World, seen: Seen) -> str:
     return verdict.reason
 
 
-def _next_to_go(world: World, seen: Seen, now: datetime) -> str:
-    plan = prune_plan(seen.backups, world.stage.retention, now, Circumstances(wrong=seen.wrong, really=True))
+def _next_to_go(world: World, seen: Seen) -> str:
+    plan = prune_plan(seen.backups, world.stage.retention, seen.now, Circumstances(wrong=seen.wrong, really=True))
     going = [each.id for each in plan.drops]
     if not plan.verdict.go:
         return f"the next prune deletes nothing: {plan.verdict.reason}"

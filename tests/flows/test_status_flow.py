@@ -1,6 +1,7 @@
 """status and reconcile: a broken promise fails the run and says which; what a death left is settled and recorded."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from blocks.errors import Refused
 from blocks.keys import new_keys
 from flows.backup.flow import backup
+from flows.catalogue.grades import Graded
 from flows.effect import NotDone
 from flows.ledger import Ledger
 from flows.reconcile import tasks
 from flows.stage import Stage
 from flows.status.flow import status
+from flows.status.tasks import look, show
 from flows.world import World
 from tests.parts.deaths import DIED, expire, fork
 from tests.parts.scene import Scene
@@ -44,6 +47,18 @@ def test_status_fails_as_long_as_the_promise_is_broken(stage: Scene, monkeypatch
 
     monkeypatch.setenv("LEDGER_URL", "postgresql://nobody@127.0.0.1:9/none")
     broken("nothing answers there")
+
+
+def test_a_workers_clock_that_runs_ahead_accuses_nobody(stage: Scene) -> None:
+    """The tick and the ages are measured by the ledger's clock alone: here it is twenty minutes behind ours."""
+    world, behind = stage.world, timedelta(minutes=20)
+    world.ledger.tick("reconcile")
+    seen = look.fn(world)
+    assert seen.ticked
+    assert timedelta() <= seen.now - seen.ticked < timedelta(seconds=10)
+    now = seen.now - behind
+    young = Graded("20261124T020000Z-daily-k3v9q2", now - timedelta(minutes=5), "daily", "proven")
+    assert "is 5 min old" in show(world, replace(seen, backups=[young], ticked=seen.ticked - behind, now=now))
 
 
 def test_reconcile_finishes_a_commit_whose_run_died_and_records_it(stage: Scene) -> None:
