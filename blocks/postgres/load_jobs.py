@@ -78,11 +78,14 @@ def _demand(table: Table, wanted: Facts, found: Facts, copied: int) -> None:
 def load_section(
     desk: Desk, *, section: str, stored: Mapping[str, Any], parallel: int, keep: list[str]
 ) -> dict[str, Any]:
-    """Run one section of the schema archive; `keep` is what is not left to others: "owner", "privileges"."""
+    """Run one section of the schema archive, its tablespaces left out: the server may have none of that name.
+
+    `keep` is what is not left to others: "owner", "privileges".
+    """
     with tempfile.TemporaryFile() as archive:
         desk.fetch(stored["key"], archive.write, stored["sha256"])
         archive.flush()
-        options = [f"--section={section}", "--exit-on-error"]
+        options = [f"--section={section}", "--exit-on-error", "--no-tablespaces"]
         options += [f"--no-{what}" for what in ("owner", "privileges") if what not in keep]
         if desk.orders["tools_major"] >= V17 > int(desk.orders["server_version_num"]) // 10000:
             _through_psql(desk, section, options, archive)

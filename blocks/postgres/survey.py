@@ -286,6 +286,15 @@ join pg_depend d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.o
 join pg_class c on d.classid = 'pg_class'::regclass and d.objid = c.oid and c.relkind = 'r'
 join pg_namespace n on n.oid = c.relnamespace
 where not c.oid = any (coalesce(e.extconfig, '{{}}')) and n.nspname <> all (%(out)s)
+union all
+select 'place in tablespace ' || t.spcname,
+  min(format('%%s.%%s', n.nspname, c.relname)) || coalesce(' and ' || nullif(count(*) - 1, 0) || ' more', '')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_tablespace t on t.oid = c.reltablespace
+where {_USER} and n.nspname <> all (%(out)s) group by t.spcname
+union all
+select 'place in tablespace ' || t.spcname, 'the database'
+from pg_database d join pg_tablespace t on t.oid = d.dattablespace
+where d.datname = current_database() and t.spcname <> 'pg_default'
 order by 1, 2
 """
 _LARGE_OBJECTS = """

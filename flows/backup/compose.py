@@ -8,10 +8,10 @@ from flows.catalogue.manifest import Manifest
 
 BY_HAND = (
     "age -d -i KEY schema.pgc.zst.age | zstd -d > schema.pgc",
-    "pg_restore --section=pre-data --no-owner --no-privileges --exit-on-error -d NEW schema.pgc",
+    "pg_restore --section=pre-data --no-owner --no-privileges --no-tablespaces --exit-on-error -d NEW schema.pgc",
     "age -d -i KEY data/NUMBER.SCHEMA.TABLE.copy.zst.age | zstd -d > rows",
     "psql -d NEW -c 'copy SCHEMA.TABLE (COLUMNS) from stdin' < rows",
-    "pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d NEW schema.pgc",
+    "pg_restore --section=post-data --no-owner --no-privileges --no-tablespaces --exit-on-error -d NEW schema.pgc",
     "the whole of it, with sequences and checks: docs/runbooks/restore.md",
 )
 

@@ -10,6 +10,7 @@ from flows.records import MOST_DIFFERENCES, Difference, Ruling
 
 RIGHTS = re.compile(r"SQLSTATE (28\w{3}|42501)|permission denied|must be (superuser|owner|member)")
 FULL = ("No space left on device", "53100", "disk full")
+MEMORY = re.compile(r"SQLSTATE 53200|out of (shared )?memory|Cannot allocate memory")
 
 
 class Differs(Protocol):
@@ -51,9 +52,11 @@ def unproven(*lacks: str) -> Outcome:
 
 
 def disproven_by(sentence: str) -> Outcome:
-    """It could not be brought back at all, unless it is the scratch that lacks room for it or rights."""
+    """It could not be brought back at all, unless it is the scratch that lacks room for it, memory or rights."""
     if any(word in sentence for word in FULL):
         return unproven(f"space: {sentence}")
+    if MEMORY.search(sentence):
+        return unproven(f"memory: {sentence}")
     if RIGHTS.search(sentence):
         return unproven(f"rights: {sentence}")
     return Outcome("disproven", differences=(Difference(what="restore", wanted="every object loads", found=sentence),))

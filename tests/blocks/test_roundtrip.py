@@ -1,11 +1,15 @@
 """A database comes back as it was: every kind of object, on both majors."""
 
+import secrets
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster
 from blocks.postgres.load import make_roles
+from blocks.postgres.machine import own
 from blocks.postgres.snapshot import hold, survey
 from blocks.postgres.tools import server_tools
 from tests.blocks.trip import bring_back, client, folder, new_database, one, run, store, taken
@@ -36,6 +40,45 @@ def test_every_kind_of_object_comes_back_as_it_was(server: str, request: pytest.
 def test_what_a_dump_cannot_hold_is_named(database: Address, tmp_path: Path) -> None:
     fill(database)
     assert survey(database).left_out == ("foreign table data: public.remote", "owner and rights of large objects")
+
+
+@pytest.fixture
+def fast(postgres17: Cluster) -> Generator[str]:
+    """A tablespace; it must be empty at the end."""
+    name = f"fast_{secrets.token_hex(3)}"
+    folder = postgres17.folder / name
+    folder.mkdir(mode=0o700)
+    own(folder)
+    run(postgres17.address(), f"create tablespace {name} location '{folder}'")
+    yield name
+    run(postgres17.address(), f"drop tablespace if exists {name}")
+
+
+def test_what_lies_in_a_tablespace_comes_back_on_a_server_without_it(
+    database: Address, fast: str, tmp_path: Path
+) -> None:
+    run(
+        database,
+        f"create table hot (id integer primary key using index tablespace {fast}, t text) tablespace {fast}",
+        f"create table parted (id integer) partition by range (id) tablespace {fast}",
+        "create table parted_1 partition of parted for values from (0) to (10)",
+        f"create index hot_t on hot (t) tablespace {fast}",
+        f"create materialized view warm tablespace {fast} as select 1 as n",
+        "insert into hot values (1, 'one')",
+        "insert into parted values (1)",
+    )
+    assert survey(database).left_out == (f"place in tablespace {fast}: public.hot and 5 more",)
+    contents = taken(database, folder(tmp_path))
+    run(database, "drop table hot, parted", "drop materialized view warm", f"drop tablespace {fast}")
+    with new_database(database, contents) as new:
+        assert bring_back(new, contents, folder(tmp_path)).differences == []
+        assert one(new, "select t from hot") == "one"
+
+
+def test_the_tablespace_of_a_database_is_named(database: Address, fast: str) -> None:
+    run(database.at("postgres"), f"alter database {database.database} set tablespace {fast}")
+    assert survey(database).left_out == (f"place in tablespace {fast}: the database",)
+    run(database.at("postgres"), f"alter database {database.database} set tablespace pg_default")
 
 
 def test_an_empty_database_comes_back_empty(database: Address, tmp_path: Path) -> None:

@@ -19,5 +19,19 @@ def test_a_scratch_that_is_full_cannot_tell() -> None:
     assert disproven_by("writing: disk full (SQLSTATE 53100)").lacks == ("space: writing: disk full (SQLSTATE 53100)",)
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "pg_restore of post-data failed: out of memory",
+        "pg_restore of pre-data failed: out of shared memory",
+        "psql of post-data failed: could not fork worker process: Cannot allocate memory",
+        "analyzing app: out of memory (SQLSTATE 53200)",
+    ],
+)
+def test_a_scratch_without_memory_cannot_tell(sentence: str) -> None:
+    outcome = disproven_by(sentence)
+    assert (outcome.verdict, outcome.lacks) == ("unproven", (f"memory: {sentence}",))
+
+
 def test_a_schema_that_does_not_load_disproves() -> None:
     assert disproven_by('pg_restore of pre-data failed: type "mood" does not exist').verdict == "disproven"
