@@ -6,7 +6,6 @@ Secrets reach a release in its environment, which this user alone can read, and 
 writes over its own environment (some that set their process title do) is not seen: it cannot be operated here.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -23,6 +22,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, StringConstraints
 
 from blocks.errors import Missing, Refused, Unreachable
+from blocks.held import held_folder, locked
 from blocks.marked import end, marked
 from blocks.repository import Repository
 
@@ -107,6 +107,17 @@ class Processes(Block):
             target = self._builds / self.git.resolve(commit)
             self.git.checkout(target.name, target)
         return target
+
+    @contextmanager
+    def fresh_checkout(self, commit: str) -> Generator[Path]:
+        """A clean checkout in which no release runs, for what is only to be tried; deleted when the block ends.
+
+        Those that killed processes left are deleted first. Missing when there is no such commit.
+        """
+        whole = self.git.resolve(commit)
+        with held_folder(Path(self.folder) / "checkouts") as folder:
+            self.git.checkout(whole, folder / whole)
+            yield folder / whole
 
     def start(self, slot: str, commit: str) -> None:
         """Start the commit there, in a session of its own; returns when it is seen to run, healthy or not.
@@ -204,7 +215,7 @@ class Processes(Block):
         self._wanted(slot).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         deadline = time.monotonic() + _LOCKED_S
         with self._wanted(slot).with_suffix(".lock").open("w") as lock:
-            while not _locked(lock.fileno()):
+            while not locked(lock.fileno()):
                 if time.monotonic() > deadline:
                     raise Unreachable(f"another starter has been at work on slot {slot} for {_LOCKED_S:.0f} s")
                 time.sleep(_LOOK_S)  # a lock of a file announces nothing, and has no time-out
@@ -245,13 +256,6 @@ class Processes(Block):
 
     def _words(self, slot: str) -> Path:
         return Path(self.folder) / "slots" / f"{slot}.log"
-
-
-def _locked(file: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _tail(path: Path) -> str:

@@ -136,6 +136,80 @@ def test_a_build_that_is_there_needs_no_repository(platform: Processes, first: s
         platform.build("0" * 40)
 
 
+# A checkout of its own, for what is only to be tried
+
+
+def test_a_fresh_checkout_is_clean_whatever_the_release_did_to_its_own_and_is_gone_afterwards(
+    platform: Processes, first: str
+) -> None:
+    build = platform.build(first)
+    (build / "text").write_text("made by the release")
+    with platform.fresh_checkout(first) as one, platform.fresh_checkout(first[:12]) as two:
+        assert [(each / "text").read_text() for each in (one, two)] == ["first", "first"]
+        assert len({one, two, build}) == 3
+        (one / "text").write_text("made by a gate")
+        assert Path(platform.folder) in one.parents
+    assert not one.exists()
+    assert not two.exists()
+    assert list(Path(platform.folder, "checkouts").iterdir()) == []
+    assert (build / "text").read_text() == "made by the release"
+
+
+def test_a_fresh_checkout_is_gone_also_when_what_was_tried_failed(platform: Processes, first: str) -> None:
+    with pytest.raises(Refused), platform.fresh_checkout(first):
+        raise Refused("what was tried")
+    with pytest.raises(Missing), platform.fresh_checkout("0" * 40):
+        pass
+    assert list(Path(platform.folder, "checkouts").iterdir()) == []
+
+
+def test_a_fresh_checkout_of_a_killed_process_goes_with_the_next_one_and_no_living_ones_does(
+    platform: Processes, first: str
+) -> None:
+    fields = platform.model_dump(include={"folder", "repository", "ports", "start_command", "grace_s"})
+    nursery = Nursery("tests.blocks.test_processes")
+    checkouts = Path(platform.folder) / "checkouts"
+    arguments = {"platform": fields, "commit": first}
+    held = [nursery.start("tests.blocks.test_processes:hold_a_checkout", arguments, {}) for _ in range(2)]
+    eventually(lambda: len(list(checkouts.glob("*/*/held"))) == 2)
+    killed, living = sorted(checkouts.glob("*/*/held"), key=lambda each: int(each.read_text()) != held[0].pid)
+    held[0].kill()
+    held[0].wait(10)
+    assert killed.exists()
+    with platform.fresh_checkout(first) as ours:
+        assert not killed.parent.parent.exists()
+        assert living.exists()
+        assert ours.exists()
+    held[1].kill()
+    nursery.close()
+
+
+def hold_a_checkout(arguments: Mapping[str, Any]) -> None:
+    """Until it is killed."""
+    with Processes.model_validate(arguments["platform"]).fresh_checkout(arguments["commit"]) as folder:
+        new = folder / "new"
+        new.write_text(str(os.getpid()))
+        new.rename(folder / "held")
+        signal.pause()
+
+
+def test_many_who_take_a_fresh_checkout_at_the_same_time_each_have_a_whole_one(platform: Processes, first: str) -> None:
+    seen, together = list[str](), threading.Barrier(8)
+
+    def take() -> None:
+        together.wait()
+        for _ in range(3):
+            with platform.fresh_checkout(first) as folder:
+                seen.append((folder / "text").read_text())
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == ["first"] * 24
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"folder": "relative"}, {"ports": {"Blue:1": 8000}}, {"grace_s": 0}],
