@@ -20,6 +20,7 @@ State = Literal["ready", "drain", "maint"]
 MOST = 256  # the highest weight that HAProxy takes
 _PASSED = ("L4OK", "L6OK", "L7OK", "L7OKC")
 _DRAINED = 0x08 | 0x10  # srv_admin_state: by a command, or with a tracked server
+_ASKED = 0x02 | 0x04  # srv_check_state: a check is declared, and switched on
 _SERVING = ("1", "2")  # srv_op_state: starting slowly, running
 _AT_ONCE = 1 << 16
 
@@ -33,7 +34,8 @@ class Server:
     port: int
     weight: int  # what it would serve with when ready
     state: State
-    check: str  # the last result of its own check, as L7OK or L4CON; "" without one
+    has_check: bool  # HAProxy asks for its health itself: without, it is never seen to be ready, or to die
+    check: str  # the last result of that, as L7OK or L4CON; "" without one
     up: bool
     in_flight: int  # requests sent to it and unanswered, or waiting for it
 
@@ -141,10 +143,7 @@ class HAProxy(Block):
     def check(self) -> str:
         """One sentence: which servers there are, what each serves with, and whether its check passes."""
         servers = self.servers().values()
-        told = (
-            f"{one.name} {one.share} ({one.state}, {one.check or 'no check'}, {one.in_flight} in flight)"
-            for one in servers
-        )
+        told = (f"{one.name} {one.share} ({one.state}, {_checked(one)}, {one.in_flight} in flight)" for one in servers)
         return f"HAProxy at {self.socket} answers; backend {self.backend}: {', '.join(told)}."
 
     def _one(self, name: str) -> Server:
@@ -206,10 +205,15 @@ def _server(state: Mapping[str, str], numbers: Mapping[str, str]) -> Server:
         port=int(state["srv_port"]),
         weight=int(state["srv_uweight"]),
         state="maint" if admin & ~_DRAINED else "drain" if admin else "ready",
+        has_check=int(state["srv_check_state"]) & _ASKED == _ASKED,
         check=numbers["check_status"].removeprefix("* "),  # "* ": the next check is under way
         up=state["srv_op_state"] in _SERVING,
         in_flight=int(numbers["scur"]) + int(numbers["qcur"]),
     )
+
+
+def _checked(server: Server) -> str:
+    return server.check or ("no result yet" if server.has_check else "no check")
 
 
 def _line(answer: str) -> str:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,12 @@ from tests.parts.traffic import Crowd, ask, release
 
 pytest_plugins = ["tests.parts.traffic"]
 Processes = dict[str, "subprocess.Popen[bytes]"]
+OTHERS = """\
+    server own    127.0.0.1:1 check
+    server agent  127.0.0.1:1 agent-check agent-port 1
+    server tracks 127.0.0.1:1 track api/own
+    server held   127.0.0.1:1 check disabled
+"""
 
 
 class TestTheBlock(BlockStandardTestSuite):
@@ -42,6 +48,21 @@ def answers(balancer: Balancer) -> bool:
     with contextlib.suppress(Unreachable):
         return bool(balancer.block.servers())
     return False
+
+
+@contextmanager
+def another(balancer: Balancer, change: Callable[[str], str]) -> Generator[None]:
+    """In the balancer's place, with another configuration than ours."""
+    balancer.stop()
+    configuration = balancer.folder / "haproxy.cfg"
+    configuration.write_text(change(configuration.read_text()))
+    process = subprocess.Popen([balancer.binary or haproxy(), "-f", str(configuration)])
+    try:
+        eventually(lambda: answers(balancer))
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def executed(folder: Path) -> int:
@@ -81,6 +102,20 @@ def test_maintenance_serves_nothing(balancer: Balancer, slots: Processes) -> Non
     assert (green.state, green.weight, green.share, green.up) == ("maint", 50, 0, False)
     balancer.block.shift({"green": 50})
     assert balancer.block.shares()["green"] == 50
+
+
+def test_a_server_whose_health_haproxy_does_not_ask_for_is_told(balancer: Balancer) -> None:
+    assert [server.has_check for server in balancer.block.servers().values()] == [True, True]
+    with another(balancer, lambda text: text.replace("default-server check", "default-server") + OTHERS):
+        found = balancer.block.servers()
+        assert {name: server.has_check for name, server in found.items()} == {
+            "blue": False, "green": False, "own": True, "agent": False, "tracks": False, "held": True,
+        }  # fmt: skip
+        assert (found["green"].up, found["green"].check, balancer.block.checked("green")) == (True, "", False)
+        assert "green 0 (ready, no check, 0 in flight)" in balancer.block.check()
+        assert "held 0 (maint, no result yet, 0 in flight)" in balancer.block.check()
+        balancer.block.tell("disable health api/own")
+        assert not balancer.block.servers()["own"].has_check
 
 
 def test_the_check_is_one_sentence(balancer: Balancer, slots: Processes) -> None:
@@ -226,18 +261,10 @@ def test_an_unknown_server_or_backend_is_refused(balancer: Balancer) -> None:
 
 
 def test_a_socket_without_the_right_to_change_is_refused_by_what_haproxy_says(balancer: Balancer) -> None:
-    balancer.stop()
-    configuration = balancer.folder / "haproxy.cfg"
-    configuration.write_text(configuration.read_text().replace("level admin", "level operator"))
-    limited = subprocess.Popen([balancer.binary or haproxy(), "-f", str(configuration)])
-    try:
-        eventually(lambda: answers(balancer))
+    with another(balancer, lambda text: text.replace("level admin", "level operator")):
         with pytest.raises(Refused, match="HAProxy answered `set server api/green weight 5` with: Permission denied"):
             balancer.block.shift({"green": 5})
         assert balancer.block.shares() == {"blue": 100, "green": 0}
-    finally:
-        limited.terminate()
-        limited.wait()
 
 
 # What goes wrong
