@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from flows.records import Kind
+from flows.records import KINDS, Kind
 from flows.stage_errors import StageError, complaints, nearest, syntax_complaint
 from flows.stage_release import Bake, Release
 from flows.stage_values import Duration, Percent, Policy, Section, Span, Word, said
@@ -76,10 +76,11 @@ class Database(Section):
 
 
 class Objectives(Section):
-    """What was promised: how old the newest backup may be, how long a recovery may take."""
+    """What was promised: how old the newest backup and the newest proven one may be, how long a recovery may take."""
 
     rpo: Duration
     rto: Duration
+    proof_age: Duration = timedelta(days=8)  # a week, as the rarest policy proves, and a day for the proof
 
 
 class LedgerRules(Section):
@@ -100,6 +101,11 @@ class BackupRules(Section):
     def policy(self, kind: Kind) -> str:
         """When a backup of that kind is proven; what the TOML does not name is always proven."""
         return self.prove.get(kind, "every")
+
+    @property
+    def proves(self) -> bool:
+        """Whether a backup of any kind is ever proven."""
+        return any(self.policy(kind) != "never" for kind in KINDS)
 
 
 class RestoreRules(Section):

@@ -10,7 +10,6 @@ from flows.catalogue.tasks import Bucket, accusations, graded_with_memory, read_
 from flows.prune import retention
 from flows.prune.settings import Papers
 from flows.prune.steps import PrunePlan, being_committed, being_restored, remove
-from flows.records import KINDS
 from flows.words import count, listed
 from flows.world import World
 
@@ -36,7 +35,7 @@ def look_for_prune(world: World, *, really: bool) -> PruneLook:
     committing = being_committed(open_ones)
     bucket = read_bucket(world.pruning, world.keys, stage, committing)
     around = retention.Circumstances(
-        wants_proofs=any(stage.backup.policy(kind) != "never" for kind in KINDS),
+        wants_proofs=stage.backup.proves,
         unreadable=tuple(each.id for each in bucket.unreadable),
         wrong=accusations(world, {each.id for each in bucket.found}),
         restoring=being_restored(open_ones),

@@ -37,7 +37,15 @@ def look(world: World) -> Seen:
 
 def show(world: World, seen: Seen) -> str:
     """The page, and the sentence; NotDone when the promise is broken."""
-    verdict = health(seen.backups, rpo=world.stage.objectives.rpo, ticked=seen.ticked, now=seen.now, wrong=seen.wrong)
+    promised, proves = world.stage.objectives, world.stage.backup.proves
+    verdict = health(
+        seen.backups,
+        rpo=promised.rpo,
+        proof_age=promised.proof_age if proves else None,
+        ticked=seen.ticked,
+        now=seen.now,
+        wrong=seen.wrong,
+    )
     facts = [*verdict.evidence, _next_to_go(world, seen)]
     page = [
         f"# {world.stage.name}: {'all is well' if verdict.go else verdict.reason}",

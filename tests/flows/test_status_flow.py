@@ -13,6 +13,7 @@ from flows.catalogue.grades import Graded
 from flows.effect import NotDone
 from flows.ledger import Ledger
 from flows.reconcile import tasks
+from flows.records import KINDS
 from flows.stage import Stage
 from flows.status.flow import status
 from flows.status.tasks import look, show
@@ -44,6 +45,14 @@ def test_status_fails_as_long_as_the_promise_is_broken(stage: Scene, monkeypatch
     stage.world.ledger.remember(taken.model_copy(update={"snapshot_at": old}))
     broken(r"is 3 h old, more than the 1 h that are allowed \(RPO\)")
     stage.world.ledger.remember(taken)
+
+    pending = taken.model_copy(update={"id": taken.id[:-6] + "000000", "snapshot_at": old - timedelta(days=9)})
+    stage.world.ledger.remember(pending.model_copy(update={"proof_asked_at": old}))
+    broken(r"^no proof for 9 d 3 h, 1 asked for and not through \(8 d are allowed\)")
+    stage.toml(more="[backup.prove]\n" + "".join(f'{kind} = "never"\n' for kind in KINDS))
+    assert "are allowed" in status("test")
+    stage.toml()
+    stage.world.ledger.forget(pending.id)
 
     monkeypatch.setenv("LEDGER_URL", "postgresql://nobody@127.0.0.1:9/none")
     broken("nothing answers there")
