@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue
 
-from blocks.errors import Refused
+from blocks.errors import BlockError, Refused
 from blocks.postgres.address import Address
 from flows.ledger import memory, migrate
 from flows.ledger.engine import run_id
@@ -279,9 +279,17 @@ def carry_out_alone(steps: Steps[P], plan: P, world: Any = None, *, insist: bool
         op.settle_done()
     except BaseException as error:
         if not op.committed:
-            op.undo(str(error))
+            _undo_alone(op, str(error) or type(error).__name__)
         raise
     return Settled(None, "done", op.reason, None)
+
+
+def _undo_alone(op: Operation, because: str) -> None:
+    try:
+        op.undo(because)
+    except BlockError as stuck:  # there is no reconcile that would find it: both are said, or one is never heard
+        step = f"{op.in_doubt['name']} " if op.in_doubt else ""
+        raise Refused(f"{because}; undoing {step}failed too: {stuck}; without a ledger nobody tries again") from None
 
 
 def _beginning(steps: Steps[P], plan: P, key: str, *, committed: bool) -> Beginning:
