@@ -1,6 +1,5 @@
 """backup: take one, encrypted and signed, and ask for its proof by policy."""
 
-from flows import people
 from flows.backup import tasks
 from flows.effect import procedure, run_name
 from flows.records import Kind
@@ -17,13 +16,11 @@ def backup(stage: str, kind: Kind = "on-demand", dry_run: bool = False) -> str:
         dry_run: show the plan and stop
     """
     world = World.of(stage)
-    seen = tasks.look(world.database, world.stage)
-    plan = tasks.make_plan(world, kind, seen)
-    people.report("backup-plan", plan.markdown, plan.sentence)
     if dry_run:
-        return plan.sentence
-    tasks.insist(plan, world.keys)
-    with tasks.failure_recorded(world, plan):
+        return tasks.show_plan(world, kind).sentence
+    with tasks.failure_recorded(world, kind):
+        plan = tasks.show_plan(world, kind)
+        tasks.insist(plan, world.keys)
         taken = tasks.take(world.database, world.store, world.keys, world.stage, plan)
         kept = tasks.keep(world, taken)
     return tasks.report(world, plan, taken, kept, tasks.ask_for_proof(world, kept))

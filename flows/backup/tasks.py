@@ -60,9 +60,12 @@ def look(server: PostgresServer, stage: Stage) -> Survey:
     )
 
 
-def make_plan(world: World, kind: Kind, seen: Survey) -> BackupPlan:
-    """The plan, with what the ledger knows; a silent ledger is part of it, not an error."""
-    return plan_backup(world.stage, kind, asdict(seen), _remembered(world))
+def show_plan(world: World, kind: Kind) -> BackupPlan:
+    """Look, and show the plan, with what the ledger knows; a silent ledger is part of it, not an error."""
+    seen = look(world.database, world.stage)
+    plan = plan_backup(world.stage, kind, asdict(seen), _remembered(world))
+    people.report("backup-plan", plan.markdown, plan.sentence)
+    return plan
 
 
 def insist(plan: BackupPlan, keys: BackupKeys) -> None:
@@ -135,7 +138,7 @@ def keep(world: World, taken: Taken) -> Backup:
 
 
 @contextmanager
-def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
+def failure_recorded(world: World, kind: Kind) -> Generator[None]:
     """Whatever ends the backup inside, a cancel too, is remembered with its cause; what was taken over goes on."""
     started = datetime.now(UTC)
     try:
@@ -143,7 +146,7 @@ def failure_recorded(world: World, plan: BackupPlan) -> Generator[None]:
     except Fenced:
         raise
     except BaseException as error:
-        _remember_failure(world, plan, started, error)
+        _remember_failure(world, kind, started, error)
         raise
 
 
@@ -253,17 +256,16 @@ def _record(taken: Taken, operation: int | None) -> Backup:
     return record_of(manifest, hashlib.sha256(manifest.text()).hexdigest(), taken.seconds)
 
 
-def _remember_failure(world: World, plan: BackupPlan, started: datetime, error: BaseException) -> None:
+def _remember_failure(world: World, kind: Kind, started: datetime, error: BaseException) -> None:
     failed = Backup(
-        id=backup_id(started, plan.kind, "".join(secrets.choice(ID_ALPHABET) for _ in range(6))),
-        stage=plan.stage,
-        service=plan.service,
-        database=plan.database,
-        kind=plan.kind,
+        id=backup_id(started, kind, "".join(secrets.choice(ID_ALPHABET) for _ in range(6))),
+        stage=world.stage.name,
+        service=world.stage.service.name,
+        database=world.stage.database.name,
+        kind=kind,
         state="failed",
         started=started,
         finished=datetime.now(UTC),
-        size_bytes=plan.size_bytes,
         error=hide(str(error) or type(error).__name__),
     )
     try:

@@ -10,7 +10,7 @@ from flows.world import World
 
 @procedure(name="catalogue", flow_run_name=run_name("catalogue of {database}"))
 def catalogue(stage: str, rebuild: bool = False) -> str:
-    """Shows every backup in the bucket and what it is worth; on request makes the ledger equal to the bucket.
+    """Shows every backup and what it is worth, failed ones too; on request makes the ledger equal to the bucket.
 
     Args:
         stage: which stage's backups are shown
@@ -18,10 +18,8 @@ def catalogue(stage: str, rebuild: bool = False) -> str:
     """
     world = World.of(stage)
     bucket = tasks.read_bucket(world.reading, world.keys, world.stage)
-    grades = tasks.graded_with_memory(world, bucket)
-    people.table(
-        "catalogue", catalogue_rows(bucket.backups, grades), f"{count(len(bucket.found), 'backup')} in the bucket"
-    )
+    rows = catalogue_rows(tasks.graded_with_memory(world, bucket))
+    people.table("catalogue", rows, f"{count(len(bucket.found), 'backup')} in the bucket")
     people.report("catalogue-strays", tasks.strays_page(world, bucket), "what else lies in the bucket")
     said = f"{count(len(bucket.backups), 'backup')}, {len(bucket.unreadable)} not believable"
     return f"{said}; {tasks.rebuild_ledger(world, bucket)}" if rebuild else said

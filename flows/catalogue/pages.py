@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 from flows.catalogue.grades import Graded
-from flows.records import Backup
 from flows.words import moment, size
 
 Rows = list[dict[str, str]]
 
 
-def catalogue_rows(backups: Sequence[Backup], grades: Sequence[Graded]) -> Rows:
+def catalogue_rows(backups: Sequence[Graded]) -> Rows:
     """Newest first: what each backup is and what it is worth."""
-    known = {each.id: each for each in grades}
     newest_first = sorted(backups, key=lambda backup: backup.at, reverse=True)
     return [
         {
@@ -20,8 +18,8 @@ def catalogue_rows(backups: Sequence[Backup], grades: Sequence[Graded]) -> Rows:
             "state of": moment(backup.at),
             "rows": f"{backup.rows:,}",
             "stored": size(backup.stored_bytes),
-            "worth": known[backup.id].grade,
-            "why": known[backup.id].reason,
+            "worth": backup.grade,
+            "why": backup.reason,
         }
         for backup in newest_first
     ]

@@ -86,9 +86,11 @@ def prune_plan(
     rows = plan(backups, policy, now, restoring=around.restoring)
     drops = sum(not row.keep for row in rows)
     obstacles = _obstacles(backups, policy, now, around)
-    if drops * 100 > policy.max_drop_percent * len(rows) and not around.really:
+    stored = [row for row in rows if row.backup.grade != "failed"]  # of a failed one there is only its cause to lose
+    going = sum(not row.keep for row in stored)
+    if going * 100 > policy.max_drop_percent * len(stored) and not around.really:
         obstacles.append(
-            f"{drops} of {len(rows)} backups would go at once, more than {policy.max_drop_percent} %:"
+            f"{going} of {len(stored)} backups would go at once, more than {policy.max_drop_percent} %:"
             " look at them, then ask again with really"
         )
     return PrunePlan(_verdict(obstacles, drops, len(rows)), rows)

@@ -224,6 +224,12 @@ def test_really_overrides_the_share_and_nothing_else() -> None:
     assert not verdict_of([*many, graded("11-24 02:01", grade="failed")], really=True)[0]
 
 
+def test_failed_ones_that_hold_nothing_do_not_count_as_going_at_once() -> None:
+    """A month without the database: a failed one every half hour, all of them past their week."""
+    outage = [graded(f"10-{day:02} {hour:02}:00", grade="failed") for day in range(1, 29) for hour in range(24)]
+    assert verdict_of([*outage, *CASE_A])[0]
+
+
 def test_a_clock_set_back_prunes_nothing() -> None:
     assert not verdict_of(CASE_A, NOW - timedelta(days=2))[0]
 

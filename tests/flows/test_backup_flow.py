@@ -1,6 +1,7 @@
 """backup when things are missing, die or fall silent: a good backup or none, and one plain sentence."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from flows.backup.flow import backup
+from flows.catalogue.flow import catalogue
 from flows.catalogue.tasks import graded_with_memory
 from flows.effect import NotDone
 from flows.ledger import Unheard
+from flows.prune.flow import prune
 from flows.reconcile.tasks import record_strays
 from flows.world import World
 from tests.parts.environment import url_of
@@ -38,6 +41,14 @@ def listed(stage: Scene) -> list[str]:
 def stored(scene: Scene) -> set[str]:
     """The folders of backups that have a manifest."""
     return {entry.key.rpartition("/")[0] for entry in scene.objects.list() if entry.key.endswith("manifest.json")}
+
+
+def failures(stage: Scene) -> list[str | None]:
+    """The causes of the failed ones that are remembered, and forgotten now."""
+    failed = [each for each in stage.world.ledger.backups() if each.state == "failed"]
+    for each in failed:
+        stage.world.ledger.forget(each.id)
+    return [each.error for each in failed]
 
 
 def refused(scene: Scene, **given: object) -> str:
@@ -94,19 +105,44 @@ def test_a_table_that_may_not_be_read_is_named(stage: Scene, monkeypatch: pytest
                 connection.execute(command.encode())
     assert "public.hidden" in sentence
     assert "grant SELECT" in sentence
+    assert failures(stage) == [sentence]
 
 
 def test_a_key_that_signs_proofs_signs_no_backup(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKUP_SIGNING_KEY", stage.keys.proof_signing_key)
     assert "is trusted for proofs, not for backups" in refused(stage)
+    assert len(failures(stage)) == 1
+
+
+def test_a_backup_of_a_database_that_is_down_is_remembered_shown_and_stops_the_prune(
+    stage: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flows")
+    with monkeypatch.context() as patch:
+        patch.setenv("DATABASE_URL", url_of(replace(stage.database, port=9)))
+        with pytest.raises(NotDone, match="nothing answers there") as down:
+            backup("test", "frequent")
+    catalogue("test")
+    assert f"failed: {down.value}" in caplog.text
+    assert re.match(r"nothing is pruned: the newest backup, \S+-frequent-\w+, is failed", prune("test", dry_run=True))
+    assert failures(stage) == [str(down.value)]
+
+
+def test_a_rule_that_matches_nothing_is_remembered_but_not_of_a_dry_run(stage: Scene) -> None:
+    stage.toml('lock_wait = "5s"', 'lock_wait = "5s"\nexclude_data = ["public.gone"]')
+    try:
+        assert "no table matches it" in refused(stage, dry_run=True)
+        assert failures(stage) == []
+        sentence = refused(stage)
+    finally:
+        stage.toml()
+    assert failures(stage) == [sentence]
 
 
 def test_a_failure_is_remembered_with_its_cause(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-canary-secret")
     sentence = refused(stage)
-    failed = [each for each in stage.world.ledger.backups() if each.state == "failed"]
-    assert [each.error for each in failed] == [sentence]
-    stage.world.ledger.forget(failed[0].id)
+    assert failures(stage) == [sentence]
 
 
 def test_without_the_ledger_a_backup_is_good_and_recorded_later(

@@ -46,6 +46,8 @@ def test_a_transaction_pooler_is_refused_before_anything(
         monkeypatch.setenv("DATABASE_URL", url_of(pooler.way_in()))
         with pytest.raises(NotDone, match="is a transaction pooler's"):
             backup("test")
+    (failed,) = [each for each in stage.world.ledger.backups() if each.state == "failed"]
+    stage.world.ledger.forget(failed.id)
 
 
 def test_a_commit_over_a_wrong_signature_signs_the_manifest_anew(stage: Scene, taken: str) -> None:
