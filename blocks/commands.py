@@ -16,50 +16,59 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from blocks.errors import Garbled, Missing
 
-LAST_BYTES = 64 * 1024  # of its output are kept
+MOST_BYTES = 8_000_000  # of what it prints are read
+LAST_BYTES = 64 * 1024  # in which its last line is looked for
 TIMED_OUT = -1
 NO_SUCH_PROGRAM = -2
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended; `code` -1: it was ended at its time-out. `output` is the end of what it printed."""
+    """How a command ended; `code` -1: it was ended at its time-out."""
 
     command: str
     code: int
     seconds: float
-    output: str
+    last_words: str  # the last line of the stream, output or errors, that it used last
+    printed_bytes: int  # on its standard output
+    text: str = field(repr=False)  # the first MOST_BYTES of that
 
     @property
-    def last_words(self) -> str:
-        """Its last line."""
-        return (self.output.strip().splitlines() or ["it said nothing"])[-1]
+    def output(self) -> str:
+        """All that it printed on its standard output, and no warning of its standard error; Garbled: too much."""
+        if self.printed_bytes > MOST_BYTES:
+            found, most = (f"{size / 1e6:.1f} MB" for size in (self.printed_bytes, MOST_BYTES))
+            raise Garbled(f"{self.command!r} printed {found}, more than the {most} that are read: let it print less")
+        return self.text
 
 
 def run(command: str, folder: Path, *, limit_s: float, environment: Mapping[str, str]) -> Done:
     """Run it to its end. It sees the variables given and no others. Missing: there is no such program."""
     words, began = shlex.split(command), time.monotonic()
     order = {"words": words, "folder": str(folder), "environment": dict(environment), "limit_s": limit_s}
-    with tempfile.TemporaryFile() as output:
-        code = _guarded(order, output)
-        output.seek(max(output.seek(0, os.SEEK_END) - LAST_BYTES, 0))
-        text = output.read().decode(errors="replace")
-    if code == NO_SUCH_PROGRAM:
-        raise Missing(f"{command!r} cannot be run: there is no program {words[0]!r} here: install it, or correct it")
-    return Done(command, code, time.monotonic() - began, text)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        code = _guarded(order, output, errors)
+        if code == NO_SUCH_PROGRAM:
+            raise Missing(
+                f"{command!r} cannot be run: there is no program {words[0]!r} here: install it, or correct it"
+            )
+        seconds, last = time.monotonic() - began, _last_words(output, errors, failed=code != 0)
+        size = output.seek(0, os.SEEK_END)
+        output.seek(0)
+        return Done(command, code, seconds, last, size, output.read(MOST_BYTES).decode(errors="replace"))
 
 
-def _guarded(order: Mapping[str, object], output: IO[bytes]) -> int:
+def _guarded(order: Mapping[str, object], output: IO[bytes], errors: IO[bytes]) -> int:
     read, write = os.pipe()
     guard = subprocess.Popen(
         [sys.executable, "-S", "-m", "blocks.commands", str(write)],
-        stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, pass_fds=[write], start_new_session=True,
+        stdin=subprocess.PIPE, stdout=output, stderr=errors, pass_fds=[write], start_new_session=True,
         cwd=Path(__file__).parents[1], env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     os.close(write)
@@ -75,6 +84,22 @@ def _guarded(order: Mapping[str, object], output: IO[bytes]) -> int:
     if not said:
         raise Garbled("the guard of a command was ended before the command: run it again")
     return int(said)
+
+
+def _last_words(output: IO[bytes], errors: IO[bytes], *, failed: bool) -> str:
+    """Files remember when they were written last; in the same instant, who failed said why on its standard error."""
+
+    def when(stream: IO[bytes]) -> tuple[int, bool]:
+        return os.fstat(stream.fileno()).st_mtime_ns, (stream is errors) == failed
+
+    streams = sorted((output, errors), key=when)
+    lines = [line for stream in streams for line in _end(stream).strip().splitlines()[-1:]]
+    return (lines or ["it said nothing"])[-1]
+
+
+def _end(stream: IO[bytes]) -> str:
+    stream.seek(max(stream.seek(0, os.SEEK_END) - LAST_BYTES, 0))
+    return stream.read().decode(errors="replace")
 
 
 def _guard(answer: int) -> None:

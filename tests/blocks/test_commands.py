@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blocks.commands import TIMED_OUT, run
-from blocks.errors import Missing
+from blocks.errors import Garbled, Missing
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "CANARY": "canary-of-commands"}
 LINGERS = 'echo begun; sleep 300 & echo "$!" > child; wait'
@@ -48,6 +48,35 @@ def child_of(folder: Path) -> int:
 def test_its_exit_code_is_what_counts(tmp_path: Path, code: int) -> None:
     done = run(f"sh -c 'echo no pending migrations; exit {code}'", tmp_path, limit_s=10, environment=ENVIRONMENT)
     assert (done.code, done.last_words) == (code, "no pending migrations")
+
+
+def test_what_is_read_of_it_is_its_standard_output_alone_and_whole(tmp_path: Path) -> None:
+    done = run("sh -c 'echo warn >&2; echo []'", tmp_path, limit_s=10, environment=ENVIRONMENT)
+    assert (done.output, done.last_words) == ("[]\n", "[]")
+    done = run("sh -c 'seq 100000; echo warn >&2'", tmp_path, limit_s=10, environment=ENVIRONMENT)
+    assert done.output.split() == [str(each) for each in range(1, 100_001)]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("echo a summary; echo boom >&2; exit 1", "boom"),
+        ("echo a warning >&2; sleep 0.1; echo 1 of 7 failed; exit 1", "1 of 7 failed"),
+        ("echo all is well; sleep 0.1; echo deprecated >&2", "deprecated"),
+        ("echo boom >&2; exit 1", "boom"),
+        ("echo fine; echo", "fine"),
+        ("exit 1", "it said nothing"),
+    ],
+)
+def test_its_last_words_are_on_whichever_stream_it_used_last(tmp_path: Path, command: str, words: str) -> None:
+    assert run(f"sh -c '{command}'", tmp_path, limit_s=10, environment=ENVIRONMENT).last_words == words
+
+
+def test_more_than_can_be_read_fails_who_reads_it_and_nobody_else(tmp_path: Path) -> None:
+    done = run("sh -c 'seq 1300000; sleep 0.1; echo done >&2'", tmp_path, limit_s=10, environment=ENVIRONMENT)
+    assert (done.code, done.last_words) == (0, "done")
+    with pytest.raises(Garbled, match=r"printed 9\.3 MB, more than the 8\.0 MB that are read: let it print less"):
+        assert done.output
 
 
 def test_it_sees_what_it_is_given_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
