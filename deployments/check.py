@@ -12,6 +12,7 @@ from prefect.blocks.core import Block
 
 from blocks.errors import BlockError, Missing
 from blocks.keys import BackupKeys, RestoreKey
+from blocks.postgres.server import PostgresServer
 from blocks.postgres.tools import tools_for
 from blocks.storage.block import BackupStore, Purpose
 from deployments.declared import DeclarationError, declared
@@ -84,6 +85,8 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
 
 def _answer(block: Block, name: str) -> str:
     role = name.rpartition("-")[2]
+    if isinstance(block, PostgresServer):
+        return block.check(dumped=role != "ledger")
     if isinstance(block, BackupStore):
         return block.check(PURPOSES.get(role, "writer"))
     if isinstance(block, BackupKeys):

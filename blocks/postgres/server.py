@@ -102,22 +102,25 @@ class PostgresServer(Block):
             refuse_pooler(probe)
         return address
 
-    def check(self) -> str:
+    def check(self, *, dumped: bool = True) -> str:
         """One sentence: what answers, as whom, with which tools it is dumped, and which rights a backup would lack.
 
-        Raises Unreachable, Missing, or Refused: a wrong password, a transaction pooler, no fitting pg_dump.
+        Raises Unreachable, Missing, or Refused: a wrong password, a transaction pooler, no fitting pg_dump. A database
+        that is not dumped (the ledger's) needs no tools and no rights to read.
         """
         address = self.direct()
         with address.connect(statement_timeout_s=self.statement_timeout_s) as connection, said(f"looking at {address}"):
-            major = connection.info.server_version // 10000
-            tools = tools_for(major, self.bin_dir)
-            unreadable = [str(row[0]) for row in connection.execute(UNREADABLE)]
             facts = _row(connection, "select current_setting('server_version'), current_user, pg_is_in_recovery()")
             tls = "with TLS" if connection.info.pgconn.ssl_in_use else "without TLS"
+            fitness = self._fitness(connection, str(facts[1])) if dumped else "."
         version, role, standby = facts
         kind = "a standby of Postgres" if standby else "Postgres"
-        answer = f"{address} answers as {role} {tls}: {kind} {version}, dumped with pg_dump {tools.major}"
-        return answer + _lacking(str(role), unreadable)
+        return f"{address} answers as {role} {tls}: {kind} {version}{fitness}"
+
+    def _fitness(self, connection: psycopg.Connection, role: str) -> str:
+        tools = tools_for(connection.info.server_version // 10000, self.bin_dir)
+        unreadable = [str(row[0]) for row in connection.execute(UNREADABLE)]
+        return f", dumped with pg_dump {tools.major}" + _lacking(role, unreadable)
 
     def _of_url(self) -> Address:
         return Address.of_url((self.url or SecretStr("")).get_secret_value())

@@ -1,5 +1,6 @@
 """check and keys: what can be known without a Prefect server, and what a new set of keys is for."""
 
+import re
 import stat
 import subprocess
 import sys
@@ -51,6 +52,20 @@ def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
 def test_a_sound_stage_has_no_problem_and_names_the_tools(stage: Stage, environ: dict[str, str]) -> None:
     assert told(stage, environ, "problem") == []
     assert any("the server is Postgres 17, its tools are of 17" in each for each in told(stage, environ, "ok"))
+
+
+def test_the_tools_must_fit_the_database_and_not_the_ledger(
+    stage: Stage, environ: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("pg_dump", "pg_restore", "psql"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'x (PostgreSQL) 16.1'\n")
+        (tmp_path / name).chmod(0o755)
+    old = stage.model_copy(update={"database": stage.database.model_copy(update={"tools": str(tmp_path)})})
+    problems = told(old, environ, "problem")
+    assert any(each.startswith("Postgres Server local: server is 17, the newest pg_dump") for each in problems)
+    assert not [each for each in problems if "local-ledger" in each]
+    (ledger,) = [each for each in told(old, environ, "ok") if "local-ledger" in each]
+    assert re.search(r"answers as \w+ without TLS: Postgres 17\.\d+\.$", ledger)
 
 
 def test_a_store_is_asked_for_its_own_part_only(environ: dict[str, str], place: S3Place) -> None:
