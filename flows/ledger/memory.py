@@ -1,4 +1,5 @@
 """What is remembered of backups: a cache of the bucket's manifests and proofs; failed ones with their cause, checks.
+
 A row written for an operation is fenced by its token; one written without (reconcile reads the bucket) is not.
 """
 
