@@ -32,6 +32,7 @@ PEOPLE = """select o.*, clock_timestamp() as now, d.name as in_doubt,
     from ledger.operation o left join ledger.step d on d.operation = o.id and d.state in ('intent', 'undoing')"""
 OPEN_FIRST = PEOPLE + " where o.ended_at is null order by o.id desc"
 NEWEST = PEOPLE + " order by o.ended_at is not null, o.id desc limit %s"
+SETTLED = PEOPLE + " where o.ended_at is not null and starts_with(o.key, %s) order by o.id desc"
 STOP = """update ledger.operation set stop_asked = %s where (key = %s or id in (select operation from ledger.hold
     where scope = %s)) and ended_at is null and stop_asked is null returning key"""
 TELL = "select at, what from ledger.event where operation = %s order by id"
@@ -170,6 +171,10 @@ class Ledger:
     def history(self, limit: int = 50) -> list[Entry]:
         """Open operations, then settled ones, each newest first."""
         return [_entry(row) for row in self._line.ask(NEWEST, [limit])]
+
+    def settled(self, key_prefix: str) -> list[Entry]:
+        """Settled operations whose key begins so, the newest first."""
+        return [_entry(row) for row in self._line.ask(SETTLED, [key_prefix])]
 
     def story(self, operation: int) -> list[tuple[datetime, str]]:
         """What happened in an operation, as the ledger's triggers wrote it."""

@@ -205,7 +205,7 @@ def _known_as_ours(world: World, run: str, backup: str) -> str | None:
 
 def _settled_of(world: World, run: str) -> list[Entry]:
     try:
-        return [e for e in world.ledger.history(200) if e.key.startswith(restore_key(run, "")) and e.state == "done"]
+        return [each for each in world.ledger.settled(restore_key(run, "")) if each.state == "done"]
     except BlockError:
         return []
 

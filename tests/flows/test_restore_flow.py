@@ -16,9 +16,11 @@ from blocks.postgres.address import Address
 from flows.backup.flow import backup
 from flows.catalogue.layout import MANIFEST, signature_of
 from flows.effect import NotDone, without_prefect
+from flows.ledger import Operation, steps
 from flows.prove.flow import prove
 from flows.restore import tasks
 from flows.restore.flow import restore
+from flows.restore.plan import RestorePlan
 from flows.restore.steps import bring_back
 from flows.verify.flow import verify
 from tests.parts.deaths import fork
@@ -250,6 +252,28 @@ def test_a_database_that_came_between_plan_and_lease_is_not_touched(stage: Scene
     with there.connect() as connection:
         assert connection.execute("select mine from public.users").fetchall() == []
     drop_database(there)
+
+
+@steps("pass", holds=["{stage}/backups/{new}"], forward=True)
+def pass_by(op: Operation, plan: RestorePlan) -> None:
+    """Another operation, that does nothing."""
+
+
+def test_a_suspended_restore_finds_its_own_database_behind_hundreds_of_other_operations(
+    stage: Scene, proven: str, other: str
+) -> None:
+    """Its run starts again from its first line; a second database would be restored where it is not found."""
+    world, run, name = stage.world, "suspended", f"{stage.database.database}_own"
+    plan = tasks.make_plan(world, tasks.find(world, proven, run), into=name, swap="", key=run)
+    world.carry_out(bring_back, plan, key=tasks.restore_key(run, proven))
+    for n in range(201):
+        world.carry_out(pass_by, plan, key=f"pass {n}")
+
+    chosen = tasks.find(world, other, run)
+    again = tasks.make_plan(world, chosen, into=name, swap="", key=run)
+
+    assert (chosen.manifest.id, again.refusals) == (proven, ())
+    drop_database(stage.database.at(name))
 
 
 def test_a_plan_names_what_a_dry_run_would_do_and_does_nothing(stage: Scene, proven: str) -> None:
