@@ -29,10 +29,10 @@ class Report:
         """Somebody should know."""
         self._say(f"{'warning':<10}{what}")
 
-    def orphan(self, what: str) -> None:
-        """The repository no longer names it; only --prune removes it."""
+    def orphan(self, what: str, why: str = "the repository no longer names it") -> None:
+        """It is there, and nothing asks for it any more; only --prune removes it."""
         self.orphans += 1
-        self._say(f"{'orphan':<10}{what}: the repository no longer names it; --prune removes it")
+        self._say(f"{'orphan':<10}{what}: {why}; --prune removes it")
 
     def close(self, what: str) -> None:
         """The sentence at the end."""

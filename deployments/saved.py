@@ -1,8 +1,9 @@
 """Blocks on the Prefect server: made from the deployer's environment, compared, and saved only where they differ.
 
 No value is ever printed. A block whose variables are not set here stays as it is on the server; one that is on neither
-side is missing, and all that are missing are told at once, before anything is changed. Documents are compared and sent
-as they are stored: `Block.save` and `Block.load` would work out the same schema dozens of times.
+side is missing, and all that are missing are told at once, before anything is changed. An optional one is used as long
+as it is there: when none of its variables is set any more it is an orphan, and removed only when asked to. Documents
+are compared and sent as they are stored: `Block.save` and `Block.load` would work out the same schema dozens of times.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,13 +31,14 @@ PREFECTS_OWN = {"_block_document_id", "_block_document_name", "_is_anonymous"}
 
 @dataclass(frozen=True)
 class PlannedBlock:
-    """What will be done about one block: sent when there is something in `block`, else only told."""
+    """What will be done about one block: sent when there is something in `block`, else told; an orphan may go."""
 
     what: str
     name: str
     verb: str
     block: Block | None = None
     there: BlockDocument | None = None
+    why: str = ""  # it is an orphan
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,17 @@ def plan_blocks(client: SyncPrefectClient, stage: Stage, environ: Mapping[str, s
     return PlannedBlocks(tuple(_planned(each, there) for each, there in wanted), warning(environ))
 
 
-def save_blocks(client: SyncPrefectClient, planned: PlannedBlocks, report: Report) -> None:
-    """Save what differs."""
+def save_blocks(client: SyncPrefectClient, planned: PlannedBlocks, report: Report, *, prune: bool) -> None:
+    """Save what differs; orphans are removed with `prune`, else told."""
     for each in planned.blocks:
         if each.block is not None:
             _save(client, each.name, each.block, each.there)
             report.changed(each.verb, each.what)
+        elif each.verb == "orphan" and each.there and prune:
+            client.delete_block_document(each.there.id)
+            report.changed("removed", each.what)
+        elif each.verb == "orphan":
+            report.orphan(each.what, each.why)
         elif each.verb == "unchanged":
             report.same(each.what)
         else:
@@ -73,6 +80,9 @@ def save_blocks(client: SyncPrefectClient, planned: PlannedBlocks, report: Repor
 
 def _planned(wanted: WantedBlock, there: BlockDocument | None) -> PlannedBlock:
     what = _what(wanted)
+    if wanted.optional and wanted.missing and wanted.missing == wanted.needs and there:
+        unset = f"{', '.join(wanted.missing)} not set here any more"
+        return PlannedBlock(what, wanted.name, "orphan", there=there, why=unset)
     if wanted.missing:
         found = "absent, as it may be" if there is None else "as it is on the server"
         return PlannedBlock(f"{what} {found}: {', '.join(wanted.missing)} not set here", wanted.name, "kept")

@@ -41,11 +41,12 @@ def apply(
         blocks = plan_blocks(client, stage, environ)
         _ledger(stage, environ, report)
         _pool(client, wanted, report)
-        save_blocks(client, blocks, report)
+        save_blocks(client, blocks, report, prune=prune)
         found = deployed(client, name)
         for one in wanted:
             _deploy(client, one, found.pop(one.full_name, None), report)
         _orphans(client, found, report, prune=prune)
+        _orphaned_queues(client, wanted, report, prune=prune)
         tell_of_failures(client, name, deployed(client, name), report, prune=prune)
     report.close(f"stage {name} at {PREFECT_API_URL.value()}")
     return report.changes
@@ -183,3 +184,17 @@ def _orphans(
             report.changed("removed", f"deployment {name}")
         else:
             report.orphan(f"deployment {name}")
+
+
+def _orphaned_queues(client: SyncPrefectClient, wanted: Sequence[Declared], report: Report, *, prune: bool) -> None:
+    """Queues of the pool on which no deployment lies any more; Prefect keeps a default one in every pool."""
+    pool = client.read_work_pool(wanted[0].pool)
+    named = {one.queue for one in wanted}
+    for queue in client.read_work_queues(work_pool_name=pool.name):
+        if queue.name in named or queue.id == pool.default_queue_id:
+            continue
+        if prune:
+            client.delete_work_queue_by_id(queue.id)
+            report.changed("removed", f"queue {pool.name}/{queue.name}")
+        else:
+            report.orphan(f"queue {pool.name}/{queue.name}")

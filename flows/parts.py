@@ -53,7 +53,8 @@ class WantedBlock:
     name: str
     block: type[Block]
     build: Callable[[], Block]
-    missing: tuple[str, ...]
+    needs: tuple[str, ...]
+    missing: tuple[str, ...]  # of what it needs
     optional: bool
     spare: tuple[str, ...] = ()
 
@@ -187,6 +188,7 @@ def wanted_blocks(stage: Stage, environ: Environment) -> list[WantedBlock]:
             part.name(stage.name),
             part.block,
             lambda part=part: part.build(stage, environ),
+            needs_of(part, stage),
             tuple(name for name in needs_of(part, stage) if not environ.get(name)),
             part.optional,
             part.spare,

@@ -216,8 +216,10 @@ def test_what_the_repository_no_longer_names_is_listed_and_removed_only_with_pru
     lines(stage, environ)
     said = lines(stage, environ, wanted()[:1])
     assert "orphan    deployment count/lab: the repository no longer names it; --prune removes it" in said
-    assert said[-1].endswith("nothing changed, 1 orphaned")
-    assert changed(lines(stage, environ, wanted()[:1], prune=True)) == ["removed   deployment count/lab"]
+    assert "orphan    queue lab/restore: the repository no longer names it; --prune removes it" in said
+    assert said[-1].endswith("nothing changed, 2 orphaned")
+    removed = ["removed   deployment count/lab", "removed   queue lab/restore"]
+    assert changed(lines(stage, environ, wanted()[:1], prune=True)) == removed
     assert not changed(lines(stage, environ, wanted()[:1]))
 
 
@@ -369,6 +371,32 @@ def test_people_are_told_of_a_failed_backup_where_a_webhook_is_configured(
     while not slack[1] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert "the store is full" in "".join(slack[1])
+
+
+@pytest.mark.usefixtures("without_blocks")
+def test_an_optional_block_whose_variables_are_unset_again_is_listed_and_removed_only_with_prune(
+    stage: Stage, environ: dict[str, str], slack: tuple[str, list[str]]
+) -> None:
+    bucket = Stage.parse(STAGE.replace('kind = "directory"', 'bucket = "backups"').format(folder=""), "lab")
+    environ |= {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "a-secret"}
+    reading = {"READING_AWS_ACCESS_KEY_ID": "reader", "READING_AWS_SECRET_ACCESS_KEY": "the-readers"}
+    webhook = {"SLACK_WEBHOOK_URL": slack[0]}
+    lines(bucket, environ | reading | webhook)
+
+    half = lines(bucket, environ | webhook | {"READING_AWS_ACCESS_KEY_ID": "reader"})
+    assert not [line for line in half if line.startswith("orphan")]
+    said, unset = lines(bucket, environ), "not set here any more; --prune removes it"
+    assert [line for line in said if line.startswith("orphan")] == [
+        f"orphan    block backup-store/lab-reading: {', '.join(reading)} {unset}",
+        f"orphan    block slack-incoming-webhook/lab: SLACK_WEBHOOK_URL {unset}",
+    ]
+    assert said[-1].endswith("nothing changed, 2 orphaned")
+    assert changed(lines(bucket, environ, prune=True)) == [
+        "removed   block backup-store/lab-reading",
+        "removed   block slack-incoming-webhook/lab",
+        "removed   automation lab: tell of failed and disproven backups",
+    ]
+    assert verbs(lines(bucket, environ, prune=True)) == {"unchanged", "kept"}
 
 
 def test_people_are_told_of_failed_backups_proofs_and_verifications_of_their_stage() -> None:
