@@ -7,10 +7,10 @@ import json
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -25,12 +25,16 @@ SILENT_S = 5.0
 RESTART_S = 2.0  # between two lives of the counter: less than this is the second that a kill may lose
 BUCKETS = len(EDGES) + 1
 MINUTE_S = 60
+_AT_ONCE = timedelta(hours=1)
+# +server: who reads histograms goes through the table itself, all others through its index
 _BY_SECOND = """select at, server, n, errors, hist from served
-  where at >= ? and at < ? and server in ({servers}) order by at"""
+  where at >= ? and at < ? and +server in ({servers}) order by at"""
+_TOTALS = """select coalesce(sum(n), 0), coalesce(sum(errors), 0) from served
+  where at >= ? and at < ? and server in ({servers})"""
 _BY_MINUTE = """select (? - at) / 60 as back, sum(n), sum(errors) from served
   where at >= ? and at < ? and server in ({servers}) group by back"""
 _BUCKETS_BY_MINUTE = """select (? - at) / 60 as back, key, sum(value) from served, json_each(hist)
-  where at >= ? and at < ? and server in ({servers}) group by back, key"""
+  where at >= ? and at < ? and +server in ({servers}) group by back, key"""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,21 @@ class Counter(Block):
             Served(last - MINUTE_S * (back + 1), "", *totals.get(back, (0, 0)), _whole(buckets.get(back, {})))
             for back in range(whole - 1, -1, -1)
         ]
+
+    def minutes_back(self, servers: Sequence[str], start: datetime, end: datetime) -> Iterator[Served]:
+        """The same minutes, newest first, read an hour at a time: whoever has enough reads no further."""
+        while end > start:
+            yield from reversed(self.minutes(servers, max(start, end - _AT_ONCE), end))
+            end -= _AT_ONCE
+
+    def totals(self, servers: Sequence[str], start: datetime, end: datetime) -> tuple[int, int]:
+        """The requests of those servers from `start` to before `end`, and how many of them were errors.
+
+        What was not counted is missing in them, and no error.
+        """
+        with self._open() as file:
+            [(n, errors)] = _rows(file, _TOTALS, servers, [start.timestamp(), end.timestamp(), *servers])
+        return n, errors
 
     def check(self) -> str:
         """One sentence: since when it counts, how much, and how many lines it could not read."""

@@ -37,6 +37,7 @@ create table if not exists served (
   at integer not null, server text not null, n integer not null, errors integer not null, hist text not null,
   primary key (at, server)
 ) without rowid;
+create index if not exists served_in_short on served (server, at, n, errors); -- a sum reads no histogram
 create table if not exists counter (
   one integer primary key check (one = 1), beat real not null, garbled integer not null
 );

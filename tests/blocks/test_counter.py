@@ -382,6 +382,7 @@ def test_a_silent_counter_is_unreachable_and_never_no_errors(tmp_path: Path, alo
         alone.block.check,
         lambda: alone.block.seconds(ALL, end - timedelta(seconds=9), end),
         lambda: alone.block.minutes(ALL, end - timedelta(minutes=9), end),
+        lambda: alone.block.totals(ALL, end - timedelta(minutes=9), end),
     ]
     alone.process.stop()
     with closing(sqlite3.connect(alone.file, isolation_level=None)) as file:
@@ -415,18 +416,55 @@ def test_minutes_are_counted_back_from_the_end_and_summed_over_the_servers(tmp_p
         assert (found[2].hist[5], found[2].hist[60], sum(found[2].hist), len(found[0].hist)) == (3, 1, 4, BUCKETS)
 
 
-def test_a_week_of_minutes_is_read_in_seconds(tmp_path: Path) -> None:
+@contextmanager
+def a_week(tmp_path: Path) -> Generator[tuple[Counter, datetime, datetime]]:
+    """A counter that served on most seconds of it, 25 requests in each; its begin and its end."""
+    hist = json.dumps({str(bucket): 1 for bucket in range(14, 39)})
     with written(tmp_path, (-600, 0)) as (counter, file):
-        hist = json.dumps({str(bucket): 1 for bucket in range(20, 25)})
-        rows = ((NOW - back, "blue", 5, 0, hist) for back in range(1, 7 * 86_400, 4))
+        rows = ((NOW - back, "blue", 25, back % 40 == 1, hist) for back in range(1, 7 * 86_400, 8))
         file.execute("begin")
         file.executemany("insert into served values (?, ?, ?, ?, ?)", rows)
         file.execute("commit")
-        began = time.monotonic()
-        found = counter.minutes(("blue", "-"), at(NOW - 7 * 86_400), at(NOW))
-        spent = time.monotonic() - began
-    assert (len(found), sum(one.n for one in found)) == (10_080, 5 * 151_200)
-    assert spent < 10
+        yield counter, at(NOW - 7 * 86_400), at(NOW)
+
+
+def bytes_read(ask_it: Callable[[], object]) -> int:
+    """By this thread, of whatever file: a reader of the counter begins with nothing in its memory."""
+
+    def so_far() -> int:
+        return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+    before = so_far()
+    ask_it()
+    return so_far() - before
+
+
+def written_bytes(tmp_path: Path) -> int:
+    return sum(each.stat().st_size for each in tmp_path.glob("counter.sqlite*"))
+
+
+def test_a_week_is_summed_without_its_histograms(tmp_path: Path) -> None:
+    with a_week(tmp_path) as (counter, start, end):
+        assert counter.totals(("blue", "-"), start, end) == (25 * 75_600, 15_120)
+        assert counter.totals(("blue", "-"), end - timedelta(seconds=9), end) == (50, 1)
+        assert counter.totals(("green",), start, end) == (0, 0)
+        assert bytes_read(lambda: counter.totals(("blue", "-"), start, end)) < written_bytes(tmp_path) / 12
+
+
+def test_the_newest_minutes_of_a_week_are_read_without_the_rest(tmp_path: Path) -> None:
+    with a_week(tmp_path) as (counter, start, end):
+        back = counter.minutes_back(("blue", "-"), start, end)
+        assert bytes_read(lambda: next(back)) < written_bytes(tmp_path) / 50
+        assert bytes_read(lambda: [next(back) for _ in range(59)]) < 1000
+
+
+def test_minutes_back_are_the_minutes_newest_first(tmp_path: Path) -> None:
+    with a_week(tmp_path) as (counter, _, end):
+        for seconds in (59, 60, 3599, 3600, 9000, 9031):
+            start = end - timedelta(seconds=seconds)
+            back = list(counter.minutes_back(("blue", "-"), start, end))
+            assert back == counter.minutes(("blue", "-"), start, end)[::-1]
+            assert len(back) == seconds // 60
 
 
 def test_reading_does_not_disturb_counting(alone: Scene) -> None:
