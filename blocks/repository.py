@@ -18,7 +18,6 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
 }
-_MOST_SUBJECTS = 50
 _NEW = "new-"
 _ABANDONED_S = 3600
 
@@ -48,11 +47,14 @@ class Repository:
         commits = [self.resolve(commit), self.resolve(branch)]
         return not self._git(["merge-base", "--is-ancestor", *commits]).returncode
 
-    def subjects(self, since: str, until: str) -> list[str]:
-        """The subjects of the commits that `until` has and `since` has not, newest first, at most 50; "" is nothing."""
+    def subjects(self, since: str, until: str, most: int | None = None) -> list[str]:
+        """The subjects of the commits that `until` has and `since` has not, newest first: all, or so many.
+
+        A `since` of "" has none.
+        """
         span = f"{self.resolve(since)}..{self.resolve(until)}" if since else self.resolve(until)
-        done = self._git(["log", f"--max-count={_MOST_SUBJECTS}", "--format=%s", span, "--"])
-        return done.stdout.decode(errors="replace").splitlines()
+        limit = [] if most is None else [f"--max-count={most}"]
+        return self._git(["log", *limit, "--format=%s", span, "--"]).stdout.decode(errors="replace").splitlines()
 
     def checkout(self, commit: str, target: Path) -> None:
         """A clean copy of the commit's files as the folder `target`: whole, or not there at all."""

@@ -263,6 +263,15 @@ def test_subjects_are_what_a_release_brings(repository: Repository, first: str) 
         repository.subjects("0" * 40, third)
 
 
+def test_subjects_are_all_of_them_or_as_many_as_are_wanted(repository: Repository, first: str) -> None:
+    for number in range(60):
+        git(repository.folder, "commit", "-q", "--allow-empty", "-m", f"change {number}")
+    last = repository.resolve("HEAD")
+    assert repository.subjects(first, last) == [f"change {number}" for number in range(59, -1, -1)]
+    assert len(repository.subjects("", last)) == 61
+    assert repository.subjects("", last, most=1) == ["change 59"]
+
+
 def test_builders_at_the_same_time_make_one_whole_build(platform: Processes, first: str) -> None:
     made, together = list[Path](), threading.Barrier(8)
 
