@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from deployments.declared import declared
+from flows.deploy.gates import OWN_CHECKS
 from flows.stage import Stage
 from tests.shape.house import ROOT
 
@@ -101,6 +102,11 @@ def test_a_branch_is_deployed_to_its_stage(branch: str, stage: str) -> None:
 
 def test_one_deploy_of_a_stage_runs_at_a_time_and_none_is_cancelled() -> None:
     assert job("deploy")["concurrency"] == {"group": "deploy-${{ matrix.stage }}", "cancel-in-progress": False}
+
+
+def test_the_gate_that_asks_ci_leaves_out_the_deploys_by_the_names_they_have_here() -> None:
+    name = job("deploy")["name"]
+    assert {name.replace("${{ matrix.stage }}", stage_of(branch)) for branch in STAGES} == set(OWN_CHECKS)
 
 
 def test_its_token_reads_the_code_and_the_deploy_not_even_that() -> None:
