@@ -4,10 +4,8 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -25,8 +23,8 @@ from blocks.postgres.dump_jobs import copy_out
 from blocks.postgres.pins import statements
 from blocks.postgres.snapshot import hold
 from blocks.postgres.tools import server_tools, tools_for
-from blocks.storage.objects import Place, S3Place
-from blocks.stream import unpack
+from blocks.storage.objects import Place
+from blocks.stream import PIECE, unpack
 from tests.blocks.processes import alive, children, command_lines, eventually, kill, meanwhile, running
 from tests.blocks.trip import (
     IDENTITY,
@@ -46,6 +44,9 @@ from tests.parts.postgres import running as running_cluster
 
 BIG = "create table big as select i as id, repeat(md5(i::text), 8) as t from generate_series(1, {}) i"
 MANY = 100_000  # about 25 MB: psql takes some tenths of a second
+COPYING_BIG = (
+    "select 1 from pg_stat_activity where query like 'copy %big%' and state = 'active' and pid <> pg_backend_pid()"
+)
 
 DEBIANS = Path("/usr/lib/postgresql/15/bin/pg_dump")
 
@@ -84,16 +85,7 @@ def test_sums_agree_while_clients_write(database: Address, tmp_path: Path) -> No
     subprocess.run(
         [*pgbench, "-i", "-q", "-s", "2", database.database], env=environment, check=True, capture_output=True
     )
-    run(
-        database,
-        "create table a (n integer)",
-        "create table b (n integer)",
-        "insert into a values (100)",
-        "insert into b values (100)",
-    )
-    script = tmp_path / "transfer.sql"
-    script.write_text("begin;\nupdate a set n = n - 1;\nupdate b set n = n + 1;\ncommit;\n")
-    load = [*pgbench, "-n", "-c", "3", "-T", "60", "-b", "tpcb-like", "-f", str(script), database.database]
+    load = [*pgbench, "-n", "-c", "3", "-T", "60", "-b", "tpcb-like", database.database]
     with subprocess.Popen(load, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as clients:
         eventually(lambda: one(database, "select count(*) > 20 from pgbench_history"))
         contents = taken(database, folder(tmp_path))
@@ -107,7 +99,34 @@ def test_sums_agree_while_clients_write(database: Address, tmp_path: Path) -> No
         )
         assert isinstance(sums, list)
         assert len(set(sums)) == 1  # pyright: ignore[reportUnknownArgumentType]
-        assert one(new, "select (select n from a) + (select n from b)") == 200
+
+
+def test_a_transfer_between_the_reads_of_its_two_tables_is_in_neither(database: Address, tmp_path: Path) -> None:
+    """The reader of the first table is stopped amid its rows; the second one is not begun."""
+    run(
+        database,
+        BIG.format(2 * MANY).replace("select", "select 100 as n,"),
+        "create table small as select 1 as id, 100 as n",
+        "create function transfer() returns void language sql as $$"
+        " update public.big set n = n - 1 where id = 1; update public.small set n = n + 1 $$",
+    )
+    amid = "select 1 from pg_stat_activity where query like 'copy %big%' and wait_event = 'ClientWrite'"
+    transferred: list[object] = []
+
+    def transfer() -> None:
+        eventually(lambda: one(database, COPYING_BIG))
+        psql = stopped_psql(database)
+        eventually(lambda: one(database, amid))  # it sends rows that nobody takes
+        run(database, "select transfer()")
+        transferred.append(one(database, "select (select n from big where id = 1) + (select n from small)"))
+        kill(psql, signal.SIGCONT)
+
+    with meanwhile(transfer), hold(database) as held:
+        contents = dump(held, folder(tmp_path), PREFIX, RECIPIENTS, tools=client(database), workers=1).contents
+    assert transferred == [200]
+    with new_database(database, contents) as new:
+        assert bring_back(new, contents, folder(tmp_path)).differences == []
+        assert one(new, "select array[(select n from big where id = 1), (select n from small)]") == [100, 100]
 
 
 def test_a_table_truncated_after_the_snapshot_is_whole(database: Address, tmp_path: Path) -> None:
@@ -231,6 +250,58 @@ def test_a_killed_psql_fails_the_dump_and_leaves_nothing(database: Address, tmp_
     nothing_is_left(database, folder(tmp_path), before)
 
 
+def test_a_pg_dump_killed_with_half_its_archive_out_fails_the_dump_and_leaves_nothing(
+    database: Address, tmp_path: Path
+) -> None:
+    """A migration's lock keeps pg_dump until its reader is stopped; it writes until the pipe is full, and dies."""
+    body = "select 1 -- " + "x" * (2 * PIECE // 20)
+    run(
+        database,
+        "create table t (a integer)",
+        *(f"create function f{number}() returns int language sql as $${body}$$" for number in range(20)),
+    )
+    before = set(children(os.getpid()))
+    with hold(database, application_name="the dump") as held, waiting_for("public.t", database) as migration:
+
+        def kill_pg_dump() -> None:
+            eventually(lambda: one(database, WAITS_BEHIND))
+            pg_dump = running("pg_dump", database.database)
+            assert pg_dump
+            worker = next(pid for pid in children(os.getpid()) if pg_dump in children(pid))
+            kill(worker, signal.SIGSTOP)
+            run(database, f"select pg_terminate_backend({migration})")
+            eventually(lambda: written(pg_dump) > PIECE // 2)  # the pipe takes no more than twice that
+            kill(pg_dump, signal.SIGKILL)
+            kill(worker, signal.SIGCONT)
+
+        with (
+            meanwhile(kill_pg_dump),
+            pytest.raises(Unreachable, match=r"^pg_dump of the schema failed: it ended with -9, without a word$"),
+        ):
+            dump(held, folder(tmp_path), PREFIX, RECIPIENTS, tools=client(database), workers=1)
+    nothing_is_left(database, folder(tmp_path), before)
+    assert not [entry for entry in folder(tmp_path).open().list() if "schema" in entry.key]
+
+
+@contextlib.contextmanager
+def waiting_for(table: str, address: Address) -> Generator[int]:
+    """A migration that waits for its lock on a table that others read; its backend's pid."""
+    with contextlib.closing(address.open()) as connection:
+        connection.pgconn.send_query(f"begin; lock table {table} in access exclusive mode".encode())
+        pid = connection.info.backend_pid
+        eventually(lambda: one(address, f"select cardinality(pg_blocking_pids({pid})) > 0"))
+        yield pid
+
+
+WAITS_BEHIND = "select 1 from pg_locks where mode = 'AccessShareLock' and not granted"
+
+
+def written(pid: int) -> int:
+    """Bytes that a process wrote to pipes and files."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("wchar:")).split()[1])
+
+
 def test_a_killed_worker_fails_the_dump_and_leaves_nothing(database: Address, tmp_path: Path) -> None:
     run(database, BIG.format(MANY))
     before = set(children(os.getpid()))
@@ -275,57 +346,6 @@ def test_a_connection_that_is_ended_fails_the_dump(database: Address, tmp_path: 
         pytest.raises(Unreachable, match="terminating connection"),
     ):
         dumped(database, folder(tmp_path))
-
-
-def test_a_store_that_refuses_fails_the_dump(database: Address, tmp_path: Path) -> None:
-    (tmp_path / "store").write_text("a file is in the way")
-    before = set(children(os.getpid()))
-    with pytest.raises(Refused, match="a file is where a folder must be"):
-        dumped(database, folder(tmp_path))
-    eventually(lambda: set(children(os.getpid())) <= before)
-
-
-def test_a_store_that_hangs_is_tried_again_and_then_given_up(database: Address) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = S3Place(
-            bucket="b", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", region="us-east-1", access_key="a",
-            secret_key="s", connect_timeout_s=0.3, read_timeout_s=0.3, attempts=1,
-        )  # fmt: skip
-        before = set(children(os.getpid()))
-        with pytest.raises(Unreachable):
-            dumped(database, place)
-        eventually(lambda: set(children(os.getpid())) <= before)
-
-
-def test_a_store_that_fails_once_costs_one_object_a_second_try(database: Address, place: S3Place) -> None:
-    run(database, "create table t (a integer)")
-    with cut_once(str(place.endpoint)) as endpoint:
-        contents = taken(database, replace(place, endpoint=endpoint, attempts=1))
-    assert {entry.key for entry in place.open().list()} == {PREFIX + found.key for found in contents.objects}
-
-
-@contextlib.contextmanager
-def cut_once(endpoint: str) -> Generator[str]:
-    """A way to endpoint whose first connection is closed without an answer."""
-    host, port = endpoint.removeprefix("http://").split(":")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            server.accept()[0].close()
-            with contextlib.suppress(OSError):
-                while True:
-                    near, far = server.accept()[0], socket.create_connection((host, int(port)))
-                    for source, target in ((near, far), (far, near)):
-                        threading.Thread(target=pass_on, args=(source, target), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def pass_on(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError), source, target:
-        while data := source.recv(1 << 16):
-            target.sendall(data)
 
 
 def test_the_death_of_the_parent_ends_its_workers_and_their_tools(database: Address, tmp_path: Path) -> None:
