@@ -4,8 +4,9 @@
 
 A request counts in the second in which it ended (`%Ts` + `%Tt`), for the server that HAProxy names, or for "-" where
 it names none (`<NOSRV>`): the reader says which release that accuses, as a dead one gives nothing else. It is an error
-when its status is 500 or above, and when the answer broke off or never came (`term` begins with S, s, D or K). A
-client's abort (C or c) is no request: HAProxy writes the server's status beside it, whatever the client saw.
+when its status is 500 or above, and when the answer broke off or never came (`term` begins with S, s, D or K). What
+HAProxy answered itself and was no error is no request: the 400 that a scanner gets is no good answer of anybody's. A
+client's abort (C or c) is none either: HAProxy writes the server's status beside it, whatever the client saw.
 
 A line that is no JSON is a notice of HAProxy's and passes; one that is JSON of another shape is counted as garbled.
 The file is SQLite (WAL), committed once a second: a kill loses the last second. Each life of this process is a row,
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from blocks.histogram import bucket_of
 
-PROXY = "-"  # answers that no server gave
+PROXY = "-"  # errors that no server gave
 KEPT_S = 8 * 24 * 3600
 COMMIT_S = 1.0
 MINUTE_S = 60
@@ -76,10 +77,11 @@ class Counting:
         except (ValueError, KeyError, TypeError, OverflowError):
             self._garbled += 1
             return
+        nobodys = server.startswith("<")
         if abs(ended - time.time()) > _DAY_S:
             self._garbled += 1
-        elif term[:1] not in {"C", "c"}:
-            self._count((ended, PROXY if server.startswith("<") else server), seconds, failed=failed)
+        elif term[:1] not in {"C", "c"} and (failed or not nobodys):
+            self._count((ended, PROXY if nobodys else server), seconds, failed=failed)
 
     def commit(self, now: float) -> None:
         """Write what was counted, and that the counter lives; forget what is past its retention."""

@@ -213,6 +213,15 @@ def test_a_server_that_dies_with_requests_is_the_one_that_failed(
     eventually(lambda: counted.total().get("blue") == (5, 5), 5)
 
 
+def test_a_scanner_whom_the_balancer_itself_answers_is_no_request(balancer: Balancer, counted: Scene) -> None:
+    for nonsense in (b"NOT HTTP AT ALL\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", balancer.ports["frontend"]), timeout=10) as scanner:
+            scanner.sendall(nonsense)
+            assert b"".join(iter(lambda: scanner.recv(4096), b"")).startswith(b"HTTP/1.1 400 ")
+    assert ask(balancer.ports["frontend"]).status == 200
+    eventually(lambda: counted.total() == {"blue": (1, 0)}, 5)
+
+
 def test_a_clients_abort_is_no_request(balancer: Balancer, counted: Scene) -> None:
     with socket.create_connection(("127.0.0.1", balancer.ports["frontend"])) as client:
         client.sendall(b"GET /?s=1 HTTP/1.1\r\nHost: here\r\n\r\n")
@@ -241,13 +250,28 @@ def test_a_slow_answer_is_seen_when_its_client_did_not_wait_for_it(balancer: Bal
         (line(), {"blue": (1, 0)}),
         (line(status=500), {"blue": (1, 1)}),
         (line(status=503, server="<NOSRV>", term="SC--"), {"-": (1, 1)}),
-        (line(status=400, server="<NOSRV>", term="PR--"), {"-": (1, 0)}),
+        (line(status=502, server="<NOSRV>", term="PH--"), {"-": (1, 1)}),
+        (line(status=400, server="<NOSRV>", term="PR--"), {}),
+        (line(status=200, server="<STATS>", term="LR--"), {}),
+        (line(status=404), {"blue": (1, 0)}),
         (line(status=200, term="SD--"), {"blue": (1, 1)}),
         (line(status=504, term="sH--"), {"blue": (1, 1)}),
         (line(status=200, term="CD--"), {}),
         (line(status=408, term="cR--"), {}),
     ],
-    ids=["ok", "error", "nobody", "bad request", "broken off", "time-out", "abort", "idle client"],
+    ids=[
+        "ok",
+        "error",
+        "nobody",
+        "proxy",
+        "bad request",
+        "stats",
+        "not found",
+        "broken off",
+        "time-out",
+        "abort",
+        "idle client",
+    ],
 )
 def test_what_counts_and_for_whom(tmp_path: Path, said: str, seen: dict[str, tuple[int, int]]) -> None:
     made = Scene(Running(tmp_path, "none"), 0, tmp_path / "file")
