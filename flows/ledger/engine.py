@@ -16,8 +16,10 @@ Act = Callable[[], JsonValue]
 
 
 def in_task(name: str, act: Act) -> JsonValue:
-    """Run one step as the task of that name where there is an engine (or break glass' retries), else as it is."""
-    if run_id() is None and not _plain():
+    """Run one step as the task of that name where there is an engine, else as it is; break glass says its name."""
+    if _plain():
+        _say(name)
+    elif run_id() is None:
         return act()
     return _task()(name, act)
 
@@ -59,6 +61,12 @@ def _marked_crashed(run: UUID) -> str:
             run, Crashed(message="its process died; reconcile took over its operation"), force=True
         )
     return f"marked run {run} as crashed"
+
+
+def _say(step: str) -> None:
+    from flows import people
+
+    people.say(f"step: {step}")
 
 
 def _plain() -> bool:

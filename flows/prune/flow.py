@@ -18,7 +18,7 @@ def prune(stage: str, dry_run: bool = False, really: bool = False) -> str:
     """
     world = World.of(stage)
     look = tasks.look_for_prune(world, really=really)
-    people.table("prune-plan", prune_rows(look.plan), look.plan.verdict.reason)
+    people.table("prune-plan", prune_rows(look.plan, look.orphans, look.halves), look.plan.verdict.reason)
     if dry_run or not look.has_work:
         return look.plan.verdict.reason
     settled = tasks.carry_out_prune(world, look, really=really)

@@ -23,9 +23,19 @@ class PruneLook:
     uploads: tuple[Unfinished, ...]
 
     @property
+    def orphans(self) -> tuple[str, ...]:
+        """Folders that never got a manifest."""
+        return tuple(self.bucket.shelf.orphans)
+
+    @property
+    def halves(self) -> tuple[tuple[str, str], ...]:
+        """Uploads that nobody finished, by key and id."""
+        return tuple((each.key, each.id) for each in self.uploads)
+
+    @property
     def has_work(self) -> bool:
         """Whether there is anything to delete."""
-        return bool(self.plan.drops or self.bucket.shelf.orphans or self.uploads)
+        return bool(self.plan.drops or self.orphans or self.uploads)
 
 
 def look_for_prune(world: World, *, really: bool) -> PruneLook:
@@ -61,8 +71,8 @@ def carry_out_prune(world: World, look: PruneLook, *, really: bool) -> str:
             stage=world.stage.name,
             database=world.stage.database.name,
             victims=tuple(each.id for each in seen.plan.drops),
-            orphans=tuple(seen.bucket.shelf.orphans),
-            uploads=tuple((each.key, each.id) for each in seen.uploads),
+            orphans=seen.orphans,
+            uploads=seen.halves,
         )
 
     world.carry_out(
@@ -74,4 +84,4 @@ def carry_out_prune(world: World, look: PruneLook, *, really: bool) -> str:
     kept = [each.id for each in look.plan.drops if Papers(each.id).read(world)]
     gone = count(len(look.plan.drops) - len(kept), "backup")
     stayed = f", {listed(kept)} stayed as it became needed" if kept else ""
-    return f"{gone} deleted{stayed}, {count(len(look.bucket.shelf.orphans), 'orphan')} swept"
+    return f"{gone} deleted{stayed}, {count(len(look.orphans), 'orphan')} swept"

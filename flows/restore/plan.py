@@ -109,6 +109,15 @@ class RestorePlan(Plan):
         return "\n".join([what, "", *(f"- {line}" for line in self.warnings)]).strip()
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """What will be done, in order, by the names that tasks and journal give it."""
+        fill = (f"create {self.new}", f"load and compare {self.backup}", f"mark {self.new}")
+        if not self.swap:
+            return fill
+        ask = f"ask who approves that {self.swap} is swapped out"
+        return (*fill, ask, f"rename {self.new} to {self.swap}", f"close {self.old}")
+
+    @property
     def markdown(self) -> str:
         """The plan as a page; its sentence is shown above it."""
         low, high = duration(self.seconds_low), duration(self.seconds_high)
@@ -125,7 +134,8 @@ class RestorePlan(Plan):
         if self.swap:
             facts += [("then, once approved,", f"{self.swap} is renamed to {self.old}, {self.new} to {self.swap}")]
         table = [f"| {name} | {value} |" for name, value in facts]
-        parts = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table])]
+        steps = [f"{number}. {step}" for number, step in enumerate(self.steps, 1)]
+        parts = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table]), "## Steps", "\n".join(steps)]
         for title, lines in (("Stands in the way", self.refusals), ("Worth knowing", self.warnings)):
             if lines:
                 parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
