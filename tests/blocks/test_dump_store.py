@@ -22,10 +22,7 @@ from blocks.storage.objects import S3Place
 from tests.blocks.processes import children, eventually
 from tests.blocks.trip import PREFIX, RECIPIENTS, client, folder, run, taken
 from tests.parts.porter import Porter, Then, porter
-
-# about 25 MB that do not shrink: four parts
-NOISE = """create table noise as select i as id, sha512(i::text::bytea) || sha512((i + 0.1)::text::bytea)
-    || sha512((i + 0.2)::text::bytea) || sha512((i + 0.3)::text::bytea) as b from generate_series(1, 100000) i"""
+from tests.parts.store import NOISE
 
 
 def test_a_store_that_refuses_fails_the_dump(database: Address, tmp_path: Path) -> None:

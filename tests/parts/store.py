@@ -13,6 +13,9 @@ from deployments.local.objectstore import Identity, ObjectStore
 BUCKET = "backups"
 READER = Identity("reader", "reader-canary-secret", (f"Read:{BUCKET}", f"List:{BUCKET}"))
 WRITER = Identity("writer", "writer-canary-secret", (f"Write:{BUCKET}",))
+# a table of about 25 MB that do not shrink: its upload has four parts
+NOISE = """create table public.noise as select i as id, sha512(i::text::bytea) || sha512((i + 0.1)::text::bytea)
+    || sha512((i + 0.2)::text::bytea) || sha512((i + 0.3)::text::bytea) as b from generate_series(1, 100000) i"""
 
 
 @pytest.fixture(scope="session")
