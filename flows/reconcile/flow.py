@@ -1,7 +1,7 @@
 """reconcile: settles the operations of dead processes, and records what the bucket has and the ledger does not.
 
-It ticks every 5 s and lives 65 minutes; one is started every 30 minutes and by each worker's start, so that a spare
-always waits beside the one at work.
+It marks the runs of dead processes Crashed. It ticks every 5 s and lives 65 minutes; one is started every 30 minutes,
+and by each worker's start, so that a spare always waits beside the one at work.
 """
 
 from flows.effect import procedure, run_name

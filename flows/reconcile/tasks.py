@@ -2,6 +2,16 @@
 
 import threading
 import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 import flows.backup.steps
 import flows.deploy.steps
@@ -11,7 +21,8 @@ import flows.rollback.steps
 from blocks.errors import BlockError, Unreachable
 from flows import people
 from flows.catalogue.tasks import read_bucket, record_in_ledger
-from flows.effect import Hidden, NotDone, effect
+from flows.effect import Hidden, NotDone, effect, plain
+from flows.reconcile.heartbeats import Heard
 from flows.words import count
 from flows.world import World
 
@@ -27,6 +38,9 @@ LISTS = (
 """Every step list of the house: a row of the journal can only be rebuilt where its list is imported."""
 LIVES_S = 65 * 60.0
 TICK_S = 5.0
+LISTEN_TICKS = 6
+HEARTBEAT = "prefect.flow-run.heartbeat"
+RUNNING = {"state": {"type": {"any_": ["RUNNING"]}}}
 WAITS = "another reconcile is at work: this one waits"
 
 
@@ -48,11 +62,15 @@ def record_strays(world: World) -> str:
 def keep_watch(world: World) -> str:
     """Tick until the time is over; a ledger that does not answer for a while is asked again at the next tick."""
     end, settled, silent_since = time.monotonic() + LIVES_S, 0, 0.0
-    pause = threading.Event()
+    pause, heard, ticks = threading.Event(), Heard(), 0
     while time.monotonic() < end:
         try:
-            said = [line for line in world.ledger.tick_once() if line != WAITS]
-            silent_since = 0.0
+            told = world.ledger.tick_once()
+            said = [line for line in told if line != WAITS]
+            silent_since, ticks = 0.0, ticks + 1
+            if WAITS not in told and ticks % LISTEN_TICKS == 0 and not plain() and flow_run.id:
+                heard, marked = listen(world.stage.name, UUID(str(flow_run.id)), heard)
+                said += marked
         except Unreachable as silent:
             said = [] if silent_since else [f"the ledger does not answer: {silent}"]
             silent_since = silent_since or time.monotonic()
@@ -61,3 +79,32 @@ def keep_watch(world: World) -> str:
         settled += len(said)
         pause.wait(min(TICK_S, max(end - time.monotonic(), 0.0)))
     return f"{count(settled, 'thing')} settled or said in {LIVES_S / 60:.0f} min"
+
+
+def listen(stage: str, own: UUID, heard: Heard) -> tuple[Heard, list[str]]:
+    """One look at who still runs on the stage's pool: a run that fell silent is marked Crashed, and named.
+
+    A dump, a proof and a look hold no operation: when worker and run die together, nobody else says so of them.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            running = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate(RUNNING),
+                work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [stage]}}),
+            )
+            heard = heard.and_now(own, _newest_heartbeats(client, [own, *(run.id for run in running)]))
+            dead = [run for run in running if run.id in heard.silent]
+            for run in dead:
+                client.set_flow_run_state(run.id, Crashed(message="no heartbeat any more: its process is dead"))
+        return heard, [f"marked run {run.name} as crashed: its process is dead" for run in dead]
+    except (HTTPError, PrefectException) as away:
+        return Heard(), [f"who is still running could not be asked: {type(away).__name__}"]
+
+
+def _newest_heartbeats(client: SyncPrefectClient, runs: Sequence[UUID]) -> dict[UUID, UUID]:
+    return {run: event.id for run in runs for event in client.read_events(_heartbeats_of(run), limit=1).events}
+
+
+def _heartbeats_of(run: UUID) -> EventFilter:
+    resource = EventResourceFilter(id=[f"prefect.flow-run.{run}"])
+    return EventFilter(event=EventNameFilter(name=[HEARTBEAT]), resource=resource)

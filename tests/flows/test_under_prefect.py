@@ -1,18 +1,28 @@
-"""Under a real Prefect server and engine: a worker of another stage is refused, a server away stops no backup."""
+"""Under a real Prefect server: another stage's worker is refused, a server away stops no backup, the dead are told."""
 
 import socket
+import time
 from collections.abc import Generator
 from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.events.filters import EventFilter, EventIDFilter
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL,
+    temporary_settings,
+)
+from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
 from blocks.postgres.address import Address
@@ -20,6 +30,8 @@ from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
 from flows.parts import wanted_blocks
+from flows.reconcile.heartbeats import SILENT, Heard
+from flows.reconcile.tasks import HEARTBEAT, listen
 from flows.status.flow import status
 from tests.parts.scene import Scene, s3_place, scene
 from tests.parts.wire import Wire
@@ -29,7 +41,8 @@ from tests.parts.wire import Wire
 def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Generator[Scene]:
     """A scene whose blocks are on a Prefect server of this module's own."""
     folder = tmp_path_factory.mktemp("stage")
-    with scene(postgres17, s3_place(weed), folder) as made, prefect_test_harness(server_startup_timeout=180):
+    at_once = temporary_settings({PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL: 0.2})
+    with at_once, scene(postgres17, s3_place(weed), folder) as made, prefect_test_harness(server_startup_timeout=180):
         for wanted in wanted_blocks(made.world.stage, made.environ):
             if not wanted.missing:
                 wanted.build().save(wanted.name, overwrite=True)
@@ -60,6 +73,51 @@ def test_a_worker_of_another_stage_is_refused_before_anything(stage: Scene) -> N
     )
     assert len(stage.world.ledger.history(500)) == before
     assert "reconcile has never run" in str(run_on("test", status).message)  # its own pool: it is looked at
+
+
+def running(pool: str, deployment: UUID) -> UUID:
+    """A run that Prefect takes for running; no process is behind it."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment, name=f"of {pool}")
+        client.set_flow_run_state(run.id, Running(), force=True)
+    return run.id
+
+
+def beat(*runs: UUID) -> None:
+    """A heartbeat of each of these runs, as Prefect's engine sends it; it has arrived when this returns."""
+    sent = [emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run}"}) for run in runs]
+    wanted = {each.id for each in sent if each}
+    assert len(wanted) == len(runs)
+    end = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        arrived = EventFilter(id=EventIDFilter(id=list(wanted)))
+        while {each.id for each in client.read_events(arrived, limit=len(runs)).events} != wanted:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("stage")
+def test_a_run_that_fell_silent_is_marked_crashed_and_nobody_elses() -> None:
+    """As after the death of a whole machine: no worker is there to say it."""
+    pools: dict[str, UUID] = {}
+    with get_client(sync_client=True) as client:
+        for pool in ("silent", "neighbour"):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            pools[pool] = client.create_deployment(client.create_flow(backup), pool, work_pool_name=pool)
+    own, dead, living = (running("silent", pools["silent"]) for _ in range(3))
+    unheard, other = running("silent", pools["silent"]), running("neighbour", pools["neighbour"])
+    beat(dead, other)
+    heard, said = Heard(), list[str]()
+    for _ in range(SILENT + 1):
+        assert said == []
+        beat(own, living)
+        heard, said = listen("silent", own, heard)
+    assert said == ["marked run of silent as crashed: its process is dead"]
+    with get_client(sync_client=True) as client:
+        states = {run: client.read_flow_run(run).state_name for run in (own, dead, living, unheard, other)}
+    assert states == {own: "Running", dead: "Crashed", living: "Running", unheard: "Running", other: "Running"}
+    beat(own)
+    assert listen("silent", own, heard)[1] == []
 
 
 class Deaf(Wire):
