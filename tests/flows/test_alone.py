@@ -280,3 +280,13 @@ def test_alone_a_backup_that_nobody_here_could_sign_is_not_begun(stage: Scene) -
     with pytest.raises(NotDone, match="was begun: the backup keys here hold no signing key"):
         backup("test")
     assert {entry.key for entry in stage.objects.list()} == before
+
+
+@pytest.mark.usefixtures("alone")
+def test_alone_a_backup_is_proven_and_the_proof_lies_beside_it(
+    stage: Scene, proven: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROOF_SIGNING_KEY", stage.keys.proof_signing_key)
+    before = len(stage.bucket.proofs)
+    assert f"{proven} is proven: 500 rows of 1 table restored and equal" in prove("test", proven)
+    assert [each.backup for each in stage.bucket.proofs[before:]] == [proven]

@@ -35,7 +35,8 @@ class Porter(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.let_in = 0
         self.gone_home = threading.Event()
-        self._parts, self._then, self._shut = parts, then, False
+        self._parts, self._shut = parts, False
+        self._then: Then = then
         self._one_at_a_time = threading.Lock()
 
     def verdict(self, part: bool) -> Then | None:
