@@ -33,6 +33,7 @@ PEOPLE = """select o.*, clock_timestamp() as now, d.name as in_doubt,
 OPEN_FIRST = PEOPLE + " where o.ended_at is null order by o.id desc"
 NEWEST = PEOPLE + " order by o.ended_at is not null, o.id desc limit %s"
 SETTLED = PEOPLE + " where o.ended_at is not null and starts_with(o.key, %s) order by o.id desc"
+SETTLED_WITHIN = PEOPLE + " where o.ended_at > clock_timestamp() - %s order by o.id desc"
 STOP = """update ledger.operation set stop_asked = %s where (key = %s or id in (select operation from ledger.hold
     where scope = %s)) and ended_at is null and stop_asked is null returning key"""
 TELL = "select at, what from ledger.event where operation = %s order by id"
@@ -175,6 +176,10 @@ class Ledger:
     def settled(self, key_prefix: str) -> list[Entry]:
         """Settled operations whose key begins so, the newest first."""
         return [_entry(row) for row in self._line.ask(SETTLED, [key_prefix])]
+
+    def settled_within(self, time: timedelta) -> list[Entry]:
+        """Operations that were settled so long ago or later, the newest first."""
+        return [_entry(row) for row in self._line.ask(SETTLED_WITHIN, [time])]
 
     def story(self, operation: int) -> list[tuple[datetime, str]]:
         """What happened in an operation, as the ledger's triggers wrote it."""

@@ -64,7 +64,7 @@ class Circumstances:
     wants_proofs: bool = True  # the policy asks for them for some kind
     unreadable: tuple[str, ...] = ()  # manifests or folders that could not be read
     wrong: tuple[str, ...] = ()  # sentences of backups that a verification found not to be what was stored
-    restoring: frozenset[str] = frozenset()  # ids that open restores read
+    restoring: frozenset[str] = frozenset()  # ids that restores read, or read again once their swap is approved
     really: bool = False  # a person typed that so many may go at once
 
 
@@ -172,7 +172,7 @@ def _always(
         if backup.grade == "pending":
             yield backup, "pending: its proof is not through"
         if backup.id in restoring:
-            yield backup, "read by an open restore"
+            yield backup, "read by a restore that is open or may still be swapped in"
 
 
 def _evidence(backup: Graded, ordered: Sequence[Graded], policy: Retention, now: datetime) -> str:

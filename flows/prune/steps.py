@@ -4,8 +4,10 @@ Interrupted, it leaves garbage that nobody believes, never a backup that looks w
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from flows import people
 from flows.catalogue.grades import last_proven
 from flows.catalogue.layout import MANIFEST, home_of
 from flows.ledger import Entry, Operation, steps
@@ -14,6 +16,8 @@ from flows.records import Plan
 
 if TYPE_CHECKING:
     from flows.world import World
+
+APPROVED_WITHIN = timedelta(seconds=people.APPROVAL_SECONDS, hours=1)  # and then a worker is to take the run up
 
 
 class PrunePlan(Plan):
@@ -44,8 +48,8 @@ def remove(op: Operation, plan: PrunePlan) -> None:
 
 
 def needed_again(world: "World", backup: str) -> bool:
-    """Whether a backup that a prune chose became needed since: an open restore reads it, or it is the last proven."""
-    return backup in being_restored(world.ledger.open()) or backup == last_proven(
+    """Whether a backup that a prune chose became needed since: a restore reads it, or it is the last proven."""
+    return backup in being_restored(world, world.ledger.open()) or backup == last_proven(
         world.ledger.backups(), world.ledger.proofs()
     )
 
@@ -63,6 +67,19 @@ def being_committed(open_operations: Sequence[Entry]) -> frozenset[str]:
     return frozenset(each.key.rpartition(" ")[2] for each in open_operations if each.kind == "commit backup")
 
 
-def being_restored(open_operations: Sequence[Entry]) -> frozenset[str]:
-    """The backups that open restores read: a restore's key ends with the id."""
-    return frozenset(each.key.rpartition("/")[2] for each in open_operations if each.kind == "restore")
+def being_restored(world: "World", open_operations: Sequence[Entry]) -> frozenset[str]:
+    """The backups that restores read, or read once more when their swap is approved: a restore's key ends with the id.
+
+    The open operations are to be asked for before this looks at the settled ones.
+    """
+    over = world.ledger.settled_within(APPROVED_WITHIN)
+    swapped = {each.key.removesuffix("/swap") for each in over if each.kind == "swap"}
+    waiting = [each for each in over if (each.kind, each.state) == ("restore", "done") and _is_to_swap(world, each)]
+    unswapped = [each for each in waiting if each.key.partition("/restore/")[0] not in swapped]
+    reading = [each for each in open_operations if each.kind == "restore"]
+    return frozenset(each.key.rpartition("/")[2] for each in [*reading, *unswapped])
+
+
+def _is_to_swap(world: "World", restore: Entry) -> bool:
+    plan = world.ledger.plan(restore.key)
+    return isinstance(plan, dict) and bool(plan["swap"])

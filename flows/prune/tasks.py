@@ -48,7 +48,7 @@ def look_for_prune(world: World, *, really: bool) -> PruneLook:
         wants_proofs=stage.backup.proves,
         unreadable=tuple(each.id for each in bucket.unreadable),
         wrong=accusations(world, {each.id for each in bucket.found}),
-        restoring=being_restored(open_ones),
+        restoring=being_restored(world, open_ones),
         really=really,
     )
     in_bucket = {each.id for each in bucket.backups}

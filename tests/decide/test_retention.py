@@ -169,7 +169,7 @@ def test_a_lock_that_is_over_holds_nothing() -> None:
 def test_what_an_open_restore_reads_stays() -> None:
     old = graded("2024-01-01T02:00")
     rows = plan([old, *CASE_A], POLICY, NOW, restoring={old.id})
-    assert rows[0].reasons == ("read by an open restore",)
+    assert rows[0].reasons == ("read by a restore that is open or may still be swapped in",)
 
 
 def verdict_of(backups: Sequence[Graded], now: datetime = NOW, **around: Any) -> tuple[bool, str]:

@@ -17,7 +17,7 @@ from flows.catalogue.tasks import look_at_objects
 from flows.effect import NotDone, without_prefect
 from flows.prune import tasks
 from flows.prune.flow import prune
-from flows.prune.steps import PrunePlan, being_committed, remove
+from flows.prune.steps import PrunePlan, being_committed, needed_again, remove
 from flows.restore.flow import restore
 from flows.world import World
 from tests.parts.deaths import DIED, expire, fork, reconcile
@@ -178,7 +178,7 @@ def test_a_victim_that_an_open_restore_reads_stays_and_the_plan_says_why(stage: 
     with being_read(stage, victim):
         (row,) = [row for row in tasks.look_for_prune(stage.world, really=True).plan.rows if row.backup.id == victim]
         assert row.keep
-        assert "read by an open restore" in row.reasons
+        assert "read by a restore that is open or may still be swapped in" in row.reasons
         prune("test", really=True)
         assert victim in ids(stage)
         assert not stage.half(victim)
@@ -197,6 +197,40 @@ def test_a_restore_that_began_after_the_plan_spares_its_backup(stage: Scene, vic
         stage.world.carry_out(remove, plan, key=f"no second look at {victim}")
         assert victim in ids(stage)
         assert not stage.half(victim)
+
+
+def restored_hours_ago(stage: Scene, hours: int) -> None:
+    """Every restore that is over ended so long ago."""
+    with stage.ledger.connect() as connection:
+        connection.execute("alter table ledger.operation disable trigger legal")
+        connection.execute(
+            "update ledger.operation set ended_at = now() - %s * interval '1 h' where kind = 'restore'", [hours]
+        )
+        connection.execute("alter table ledger.operation enable trigger legal")
+
+
+def test_a_backup_whose_swap_may_still_be_approved_stays_for_that_day(stage: Scene, victim: str) -> None:
+    """The run that was approved reads it once more: the swap would fail although its database is there."""
+    live = stage.database.database
+    with pytest.raises(NotDone, match="the swap was not approved"):
+        restore("test", which=victim, swap=live)
+    prune("test", really=True)
+    assert needed_again(stage.world, victim)
+    restored_hours_ago(stage, 24)
+    prune("test", really=True)
+    assert victim in ids(stage)
+    assert not stage.half(victim)
+    restored_hours_ago(stage, 26)
+    prune("test", really=True)
+    assert victim not in ids(stage)
+
+
+def test_a_backup_that_was_swapped_in_goes(stage: Scene, victim: str) -> None:
+    with without_prefect(yes="anna"):
+        restore("test", which=victim, swap=stage.database.database)
+    assert not needed_again(stage.world, victim)
+    prune("test", really=True)
+    assert victim not in ids(stage)
 
 
 def test_a_pruner_that_may_not_delete_begins_nothing(stage: Scene, victim: str) -> None:
