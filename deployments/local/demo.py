@@ -41,7 +41,7 @@ from blocks.storage.objects import S3Place
 from deployments.local.data import fill
 from deployments.local.database import ServiceDatabase
 from deployments.local.releases import Releases, tell
-from deployments.local.stage import ROOT, LocalStage, down, running_stage, up
+from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage, up
 from flows.catalogue.layout import home_of
 from flows.effect import NotDone
 from flows.records import Backup, Proof
@@ -92,23 +92,29 @@ class Show:
 def main(*, stay: bool | None) -> int:
     """Show all of it; 0 when every step came to what it must. Stays up afterwards in a terminal, or as asked."""
     show = Show(Console())
-    try:
-        stage = _up(show)
+    with brought_up(show) as stage:
         with temporary_settings({PREFECT_API_URL: stage.environ["PREFECT_API_URL"]}):
             _main_job(show, stage)
         show.summary(stage.ui)
         if stay if stay is not None else sys.stdout.isatty():
             _until_interrupted(show)
-    finally:
-        down(say=show.console.print)
     return 0
 
 
-def _up(show: Show) -> LocalStage:
-    with show.step("Start the local stage, of real parts") as came_to:
-        stage = up(say=show.say)
-        came_to("the stage is up")
-    return stage
+@contextmanager
+def brought_up(show: Show) -> Generator[LocalStage]:
+    """The local stage, up; it is taken down at the end, unless somebody had it up before."""
+    theirs = is_up()
+    try:
+        with show.step("Start the local stage, of real parts") as came_to:
+            stage = up(say=show.say)
+            came_to("the stage is up")
+        yield stage
+    finally:
+        if theirs:
+            show.console.print("the local stage was up before, and stays up: python -m deployments down ends it")
+        else:
+            down(say=show.console.print)
 
 
 def _main_job(show: Show, stage: LocalStage) -> None:

@@ -107,6 +107,12 @@ def down(folder: Path | None = None, *, say: Say = print) -> None:
     say("the local stage is down; its data is kept for the next start")
 
 
+def is_up(folder: Path | None = None) -> bool:
+    """Whether somebody has it up: its server or its worker runs."""
+    processes = (folder or state_folder()) / "processes"
+    return any(Running(processes, name).alive() for name in ("prefect", "worker"))
+
+
 def running_stage(folder: Path | None = None) -> LocalStage:
     """The stage that `up` started; Missing when there is none."""
     folder = folder or state_folder()

@@ -1,0 +1,131 @@
+"""The local stage's promises: two checkouts don't meet, only loopback listens, `up` reuses, `down` leaves nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from deployments.local.database import ServiceDatabase
+from deployments.local.demo import Show, brought_up
+from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage
+from flows.stage import STAGES
+
+pytestmark = pytest.mark.timeout(600)
+LONG, SHORT = 'look = "10s"\nminimum = "30s"', 'look = "2s"\nminimum = "4s"'  # the first release's bake
+LISTENS = "0A"  # the state of such a socket in /proc/net/tcp
+LOOPBACK = ("0100007F", "00000000000000000000000001000000")
+ROWS = "select count(*), md5(string_agg(u::text, ',' order by id)) from public.users u"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[LocalStage]]:
+    """The stages of two checkouts, brought up at the same time."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(bring_up, folders))
+        yield [running_stage(folder) for folder in folders]
+    finally:
+        for folder in folders:
+            down(folder)
+
+
+def bring_up(folder: Path) -> None:
+    """As a person does it in that checkout."""
+    text = (STAGES / "local.toml").read_text()
+    assert LONG in text
+    toml(folder).parent.mkdir()
+    toml(folder).write_text(text.replace(LONG, SHORT))
+    command = [sys.executable, "-m", "deployments", "up"]
+    environ = os.environ | checkout(folder)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def toml(folder: Path) -> Path:
+    """What describes the stage named local there."""
+    return folder / "stages" / "local.toml"
+
+
+def checkout(folder: Path) -> dict[str, str]:
+    """What makes the difference between two checkouts."""
+    return {"SHIPKEEPER_STATE": str(folder), "SHIPKEEPER_STAGES": str(toml(folder).parent)}
+
+
+def processes(stage: LocalStage) -> set[int]:
+    """Every process that was started in the stage's folder, for it, or with its environment."""
+    mark = str(stage.folder).encode()
+    return {int(each.name) for each in Path("/proc").glob("[0-9]*") if mark in said_of(each)} - {os.getpid()}
+
+
+def said_of(process: Path) -> bytes:
+    with suppress(OSError):  # it ended meanwhile, or is another user's
+        told = [(process / name).read_bytes() for name in ("cmdline", "environ")]
+        return b"".join([*told, str((process / "cwd").readlink()).encode()])
+    return b""
+
+
+def listeners(stage: LocalStage) -> set[tuple[str, int]]:
+    """Address, in the kernel's hex, and port of every socket on which those processes take connections."""
+    ours = {inode for pid in processes(stage) for inode in sockets(pid)}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    found = [line[1].split(":") for line in lines if line[3] == LISTENS and line[9] in ours]
+    return {(address, int(port, 16)) for address, port in found}
+
+
+def sockets(pid: int) -> Iterator[str]:
+    with suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                yield str(each.readlink()).removeprefix("socket:[").removesuffix("]")
+
+
+def known(stage: LocalStage) -> dict[str, int]:
+    """The pids that the stage has written down, by name."""
+    papers = (stage.folder / "processes").glob("*.json")
+    return {paper.stem: json.loads(paper.read_text())["pid"] for paper in papers}
+
+
+def rows(stage: LocalStage) -> object:
+    with ServiceDatabase(stage.folder / "service").address.connect() as connection:
+        return connection.execute(ROWS).fetchone()
+
+
+def test_two_stages_side_by_side_share_nothing_and_listen_on_loopback_alone(both: list[LocalStage]) -> None:
+    one, two = both
+    assert not processes(one) & processes(two)
+    for stage in both:
+        found = listeners(stage)
+        assert set(stage.ports.values()) <= {port for _, port in found}
+        assert {address for address, _ in found} <= set(LOOPBACK)
+        assert httpx.get(f"{stage.service}/health", timeout=10).is_success
+    assert not listeners(one) & listeners(two)
+
+
+def test_it_is_reused_left_up_for_whoever_had_it_up_and_back_with_its_rows_after_a_clean_end(
+    both: list[LocalStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = both
+    for name, value in checkout(one.folder).items():
+        monkeypatch.setenv(name, value)
+    show, before, had = Show(Console(quiet=True)), known(one), rows(one)
+
+    with brought_up(show):
+        assert known(one) == before
+    assert is_up()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(down, (one.folder, two.folder)))
+    assert processes(one) | processes(two) == set()
+
+    with brought_up(show) as again:
+        assert again.ports == one.ports
+        assert rows(again) == had
+    assert processes(one) == set()
