@@ -16,7 +16,8 @@ from rich.console import Console
 from deployments.local.database import ServiceDatabase
 from deployments.local.demo import Show, brought_up
 from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage
-from flows.stage import STAGES
+from flows.stage import STAGES, Stage
+from flows.world import World
 
 pytestmark = pytest.mark.timeout(600)
 LONG, SHORT = 'look = "10s"\nminimum = "30s"', 'look = "2s"\nminimum = "4s"'  # the first release's bake
@@ -108,6 +109,33 @@ def test_two_stages_side_by_side_share_nothing_and_listen_on_loopback_alone(both
         assert {address for address, _ in found} <= set(LOOPBACK)
         assert httpx.get(f"{stage.service}/health", timeout=10).is_success
     assert not listeners(one) & listeners(two)
+
+
+def ask(stage: LocalStage) -> "subprocess.CompletedProcess[str]":
+    """For a backup, as CI does."""
+    words = ["deployment", "run", "backup/local", "--param", "kind=before-shutdown", "--watch"]
+    command = [str(Path(sys.executable).with_name("prefect")), *words]
+    environ = {**stage.environ, "COLUMNS": "300"}
+    return subprocess.run(command, env=environ, cwd=stage.folder, capture_output=True, text=True, check=False)
+
+
+def asked_for(stage: LocalStage) -> list[str]:
+    """The backups of that kind which are there."""
+    found = World(Stage.named("local"), stage.environ).ledger.backups()
+    return [each.id for each in found if (each.kind, each.state) == ("before-shutdown", "complete")]
+
+
+def test_a_backup_that_ci_asks_for_ends_as_the_backup_does(both: list[LocalStage]) -> None:
+    one, two = both
+    paper = toml(two.folder)
+    paper.write_text(paper.read_text().replace('"public.sessions"', '"public.nothing"'))  # matches nothing: refused
+    with ThreadPoolExecutor() as pool:
+        done, failed = pool.map(ask, both)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(asked_for(one)) == 1
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "finished in state 'Failed'" in failed.stdout
+    assert not asked_for(two)
 
 
 def test_it_is_reused_left_up_for_whoever_had_it_up_and_back_with_its_rows_after_a_clean_end(
