@@ -80,6 +80,15 @@ def is_unfinished(address: Address, name: str) -> bool:
     return comment.startswith(INCOMPLETE) if comment else not _used(address.at(name))
 
 
+def half_restored(address: Address, prefix: str) -> list[str]:
+    """Databases that a restore began and did not finish; one without a comment yet is told by our name for it."""
+    query = """select datname from pg_database d, shobj_description(oid, 'pg_database') said
+               where starts_with(said, %s) or said is null and starts_with(datname, %s)
+                 and substr(datname, length(%s) + 1) ~ '^[a-z2-7]{6}$' order by 1"""
+    with _maintenance(address) as connection:
+        return [row[0] for row in connection.execute(query, [INCOMPLETE, prefix, prefix]).fetchall()]
+
+
 def set_mark(address: Address, name: str, text: str, *, application_name: str = OURS) -> None:
     """Open a database to its clients again and put the comment on it, in one transaction: only then it is whole."""
     with _maintenance(address, application_name=application_name) as connection, connection.transaction():

@@ -20,6 +20,6 @@ def catalogue(stage: str, rebuild: bool = False) -> str:
     bucket = tasks.read_bucket(world.reading, world.keys, world.stage)
     rows = catalogue_rows(tasks.graded_with_memory(world, bucket))
     people.table("catalogue", rows, f"{count(len(bucket.found), 'backup')} in the bucket")
-    people.report("catalogue-strays", tasks.strays_page(world, bucket), "what else lies in the bucket")
+    people.report("catalogue-strays", tasks.strays_page(world, bucket), "what else is there")
     said = f"{count(len(bucket.backups), 'backup')}, {len(bucket.unreadable)} not believable"
     return f"{said}; {tasks.rebuild_ledger(world, bucket)}" if rebuild else said

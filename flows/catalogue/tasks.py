@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from blocks.errors import BlockError, Garbled, Missing, Refused
 from blocks.keys import BackupKeys
+from blocks.postgres import databases
 from blocks.storage.block import BackupStore
 from blocks.storage.objects import Objects, Part, Unfinished
 from blocks.stream import recipient_of
@@ -223,21 +224,36 @@ def record_in_ledger(world: "World", bucket: Bucket) -> int:
 
 
 def strays_page(world: "World", bucket: Bucket) -> str:
-    """What lies in the bucket and is no backup here: not believable, growing, orphaned, unfinished, foreign."""
+    """What is no backup here: not believable, growing, orphaned, unfinished, foreign; databases left half restored."""
     foreign: dict[str, int] = {}
     rights = ""
     try:
         foreign = count_foreign(world.reading, world.stage)
     except Refused as refused:  # a team may give rights to our prefix alone
         rights = f"- what is foreign can't be counted with these rights: {refused}"
-    lines = ["# What else lies in the bucket"]
+    lines = ["# What else is there"]
     lines += [f"- **not believable**: {each.id}: {each.trouble}" for each in bucket.unreadable]
     lines += [f"- without a manifest yet, perhaps being written: {name}" for name in bucket.shelf.growing]
     lines += [f"- without a manifest, swept by the next prune: {name}" for name in bucket.shelf.orphans]
     lines += [f"- unfinished upload since {moment(each.started)}: {each.key}" for each in bucket.unfinished]
     lines += [f"- foreign, never touched: {count(number, 'object')} in {name}" for name, number in foreign.items()]
     lines += [rights] if rights else []
+    lines += _half_restored(world)
     return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing."])
+
+
+def _half_restored(world: "World") -> list[str]:
+    """A line for each database on the stage's own server that no open restore is at work on."""
+    try:
+        names = databases.half_restored(world.database.address(), f"{world.stage.database.name}_restore_")
+    except BlockError as away:
+        return [f"- which databases are half restored can't be asked: {away}"]
+    try:
+        held = {scope for each in world.ledger.open() for scope in each.scopes}
+    except BlockError:
+        held = set[str]()
+    dead = [name for name in names if f"{world.stage.name}/database/{name}" not in held]
+    return [f"- **half restored**: database {name}, of a restore that died; drop it by hand" for name in dead]
 
 
 def accusations(world: "World", there: Collection[str]) -> tuple[str, ...]:

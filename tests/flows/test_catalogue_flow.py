@@ -1,5 +1,7 @@
 """catalogue and verify: the bucket is the truth, the ledger is made from it again; what is doubtful is said."""
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,8 +12,12 @@ from flows.catalogue.layout import MANIFEST
 from flows.effect import NotDone
 from flows.prune.flow import prune
 from flows.records import Backup
+from flows.restore.flow import restore
 from flows.status.flow import status
 from flows.verify.flow import verify
+from tests.parts.deaths import fork
+from tests.parts.environment import url_of
+from tests.parts.postgres import drop_database
 from tests.parts.scene import Scene
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,6 +69,33 @@ def test_what_cannot_be_believed_is_shown_with_its_reason(
         stage.objects.put(folder + MANIFEST, good)
         stage.objects.delete([folder + "strange.txt"])
     assert f"- **not believable**: {taken}: " in caplog.text
+
+
+def test_databases_that_no_restore_finished_are_named_unless_one_is_at_work(
+    stage: Scene, taken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a death with --alone leaves: nobody cleans up after it."""
+    caplog.set_level("INFO", logger="flows")
+    live = stage.database.database
+    dead, unmarked, whole, strange = (f"{live}_{end}" for end in ("x", "restore_k3v7q2", "y", "restore_me"))
+    at_work = f"{live}_restore_abcdef"
+    with stage.database.at("postgres").connect() as connection:
+        for name in (dead, unmarked, whole, strange):
+            connection.execute(f"create database {name}".encode())
+        connection.execute(f"comment on database {dead} is 'shipkeeper: incomplete, rows'".encode())
+        connection.execute(f"comment on database {whole} is 'shipkeeper: restored x, verified'".encode())
+    reading = fork(lambda: restore("test", which=taken, into=at_work), "create *:done", "stop")
+    assert reading.stopped()
+    try:
+        catalogue("test")
+    finally:
+        assert reading.wake() == 0
+        for name in (dead, unmarked, whole, strange, at_work):
+            drop_database(stage.database.at(name))
+    assert re.findall(r"half restored\*\*: database (\w+)", caplog.text) == [unmarked, dead]
+    monkeypatch.setenv("DATABASE_URL", url_of(replace(stage.database, port=9)))
+    catalogue("test")
+    assert "- which databases are half restored can't be asked: " in caplog.text
 
 
 def test_verify_climbs_what_is_due_and_blames_no_backup_for_its_host(
