@@ -23,6 +23,7 @@ from typing import IO
 from blocks.errors import Garbled, Missing
 
 MOST_BYTES = 8_000_000  # of what it prints are read
+LAST_LINES = 3  # of one that failed
 LAST_BYTES = 64 * 1024  # in which its last line is looked for
 TIMED_OUT = -1
 NO_SUCH_PROGRAM = -2
@@ -35,7 +36,7 @@ class Done:
     command: str
     code: int
     seconds: float
-    last_words: str  # the last line of the stream, output or errors, that it used last
+    last_words: str  # the last line of the stream, output or errors, that it used last; if it failed, the last three
     printed_bytes: int  # on its standard output
     text: str = field(repr=False)  # the first MOST_BYTES of that
 
@@ -93,8 +94,15 @@ def _last_words(output: IO[bytes], errors: IO[bytes], *, failed: bool) -> str:
         return os.fstat(stream.fileno()).st_mtime_ns, (stream is errors) == failed
 
     streams = sorted((output, errors), key=when)
-    lines = [line for stream in streams for line in _end(stream).strip().splitlines()[-1:]]
-    return (lines or ["it said nothing"])[-1]
+    lines = [[line.strip() for line in _end(stream).splitlines() if _says(line)] for stream in streams]
+    said = next((each for each in reversed(lines) if each), ["it said nothing"])
+    last = said[-LAST_LINES:] if failed else said[-1:]
+    return " / ".join(last)
+
+
+def _says(line: str) -> bool:
+    """Not one that only points at the line above, or parts it from the next."""
+    return bool(line.strip(" \t^-=~"))
 
 
 def _end(stream: IO[bytes]) -> str:

@@ -6,10 +6,12 @@ never stand on the command line, and every text passes the redactor.
 
 import inspect
 import json
+import signal
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from flows import people
 from flows.effect import BreakGlass, NotDone, Procedure, without_prefect
@@ -30,6 +32,11 @@ FLOWS: Mapping[str, str] = {
     "status": "flows.status.flow",
 }
 ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"
+INTERRUPTED = "interrupted: what was under way is undone, by reconcile where it could not be here"
+
+
+class TerminationSignal(KeyboardInterrupt):
+    """SIGTERM, made an exception: what is under way undoes itself, as after Ctrl-C."""
 
 
 def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakGlass, *, as_json: bool) -> int:
@@ -38,6 +45,7 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
     The last line is the sentence, or with as_json one JSON object, with the ids of the backups that it names and what
     the flow told of its outcome: of a restore the new database and its operation in the ledger.
     """
+    signal.signal(signal.SIGTERM, _told_to_end)
     people.to_terminal()
     people.take_outcome()
     if glass.alone:
@@ -49,12 +57,18 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
             sentence, code = str(flow(stage=stage, **parameters)), 0
     except NotDone as error:
         sentence, code = str(error), 1
+    except KeyboardInterrupt:
+        sentence, code = INTERRUPTED, 130
     if as_json:
         said = {"flow": name, "stage": stage, "done": code == 0, "sentence": sentence, "backups": ids_in(sentence)}
         print(json.dumps(said | people.take_outcome(), ensure_ascii=False))
     else:
         print(sentence, file=sys.stdout if code == 0 else sys.stderr)
     return code
+
+
+def _told_to_end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise TerminationSignal
 
 
 def _flow(name: str) -> Procedure[..., Any]:

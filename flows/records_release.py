@@ -49,6 +49,10 @@ class Release(Record):
         """`v7 (1a2b3c4d)`."""
         return f"v{self.number} ({self.commit[:SHORT]})"
 
+    def is_called(self, name: str) -> bool:
+        """Whether a person means it: `v7`, or the first letters of its commit."""
+        return f"v{self.number}" == name or self.commit.startswith(name)
+
 
 class Told(Record):
     """A release with what became of it."""
@@ -63,3 +67,11 @@ class Told(Record):
     def open(self) -> bool:
         """Whether its operation is not settled."""
         return self.ended_at is None
+
+
+class Work(Record):
+    """What was done for a release: what its gates found, how often it was looked at, which steps were journalled."""
+
+    gates: tuple[Gate, ...]
+    looks: int
+    steps: str  # their names; the journal keeps them for 90 days

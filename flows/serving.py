@@ -36,9 +36,9 @@ def spans(releases: Sequence[Told], now: datetime) -> list[Span]:
 
 
 def serving(releases: Sequence[Told], now: datetime) -> Release | None:
-    """The release that has the traffic; None: none ever had."""
+    """The release that has the traffic; None: none has."""
     found = spans(releases, now)
-    return found[-1].release if found else None
+    return found[-1].release if found and found[-1].ends >= now else None
 
 
 def spans_of(commit: str, found: Sequence[Span]) -> list[Span]:

@@ -17,5 +17,8 @@ def bake(stage: str, release: str = "") -> str:
     world = World.of(stage)
     found = tasks.find(world, release)
     people.rename_run(f"bake {found.release.name} on {stage}")
-    seen = tasks.watch(world, found.release) if found.serves else tasks.replay(world, found.release)
-    return tasks.report(world, found.release, seen)
+    if found.serves:
+        seen = tasks.watch(world, found.release, tasks.serves_still(world, found.release))
+    else:
+        seen = tasks.replay(world, found.release)
+    return tasks.report(world, found, seen)

@@ -57,6 +57,11 @@ class Judgement(Record):
         return self.readings[0]
 
     @property
+    def is_against_it(self) -> bool:
+        """By evidence alone: a policy that takes back what proved nothing has no say here."""
+        return self.state in {"rollback", "hard_down"}
+
+    @property
     def may_still_be(self) -> float:
         """The error rate that cannot be excluded, with 95 % at whatever look."""
         return upper(self.errors.bad, self.errors.n, 1 / STRONG)

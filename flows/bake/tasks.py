@@ -1,34 +1,42 @@
 """Watches a new release: probes of our own, the counter's requests, look after look, until the rule decides."""
 
 import math
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from blocks import web
 from blocks.counter import Served
 from blocks.errors import BlockError, Unreachable
 from flows import people
-from flows.bake.baseline import BEFORE_GO_LIVE_S, MOST_MINUTES, Baseline, Minute, baseline_of
+from flows.bake.asking import Probes, probing
+from flows.bake.baseline import BEFORE_GO_LIVE_S, Baseline, Minute, baseline_of
 from flows.bake.looks import BakeRules, Look
 from flows.bake.plot import evidence_image
-from flows.bake.rule import DOWN_AFTER, Judgement, Watch, judge
+from flows.bake.rule import Judgement, Watch, judge
 from flows.bake.sentence import sentence
 from flows.effect import NotDone, effect
 from flows.ledger import Operation
+from flows.records import Record
 from flows.records_release import Release
 from flows.serving import serving, spans, spans_of
 from flows.stage import Stage
 from flows.world import World
 
 LAG_S = 2.0  # the counter commits a second after it ended
-HEALTH_S, DEPENDENCY_S, ENDPOINT_S = 1.0, 2.0, 5.0
-PROBE_TIMEOUT_S = 3.0
 PATIENCE_S = 5  # for a counter that is late
 PROXY = "-"  # the counter's name for answers that no server gave: they count for who has the traffic
+
+
+class Terms(Record):
+    """What a bake goes by from its beginning to its end, and when it is replayed, whatever the TOML says by then."""
+
+    baseline: Baseline
+    rules: BakeRules
+
+
+class Replaced(NotDone):
+    """Another release has the traffic: nothing more is learned of this one."""
 
 
 def rules_of(stage: Stage) -> BakeRules:
@@ -48,15 +56,16 @@ def rules_of(stage: Stage) -> BakeRules:
 
 
 def go_live(world: World, release: Release, op: Operation | None = None, *, like: str = "") -> None:
-    """Write down from when it serves, and what the version before it did until then; what is written already stays.
+    """Write down from when it serves and the terms of its bake; what is written already stays.
 
     A rollback is measured `like` the release that it took back: against the same baseline.
     """
     now = datetime.now(UTC)
     live_at = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)  # the counter counts whole seconds
     found = world.ledger.releases.bake(like) if like else None
-    baseline = Baseline.model_validate(found[1]) if found else _baseline(world, release, live_at)
-    world.ledger.releases.go_live(release.key, live_at, baseline.model_dump(mode="json"), op)
+    baseline = Terms.model_validate(found[1]).baseline if found else _baseline(world, release, live_at)
+    terms = Terms(baseline=baseline, rules=rules_of(world.stage))
+    world.ledger.releases.go_live(release.key, live_at, terms.model_dump(mode="json"), op)
 
 
 def _baseline(world: World, release: Release, live_at: datetime) -> Baseline:
@@ -78,29 +87,40 @@ def watch(
 ) -> Judgement:
     """Look until the rule decides. Looks are stored; whoever is called again goes on from them.
 
-    `told` hears after each look what is known by then.
+    `still` raises to end it, `told` hears after each look what is known by then.
     """
-    live_at, baseline = baked(world, release)
-    rules = rules_of(world.stage)
-    watching = Watch(baseline, rules)
+    live_at, terms = baked(world, release)
+    watching = Watch(terms.baseline, terms.rules)
     for look in looks_of(world, release):
         watching.add(look)
     progress = people.Progress("bake-progress", f"Bake of {release.name}")
-    with _probes(world, release) as probes:
+    with probing(world, release) as probes:
         while watching.state == "watching":
             look = _look(world, release, live_at, watching, probes, still)
+            still()  # what was seen of another one is not kept
             world.ledger.releases.add_look(release.key, look.at, look.model_dump(mode="json"))
             watching.add(look)
             told(_show(progress, watching.judgement()))
     return watching.judgement()
 
 
-def baked(world: World, release: Release) -> tuple[datetime, Baseline]:
-    """From when a release served, and its baseline; Unreachable never went live."""
+def serves_still(world: World, release: Release) -> Callable[[], None]:
+    """For a watch that holds nothing: raises Replaced once another release has the traffic."""
+
+    def still() -> None:
+        now = serving(world.ledger.releases.all(), datetime.now(UTC))
+        if now is None or now.key != release.key:
+            raise Replaced(f"{now.name if now else 'nothing'} has the traffic now: the watch of {release.name} is over")
+
+    return still
+
+
+def baked(world: World, release: Release) -> tuple[datetime, Terms]:
+    """From when a release served, and the terms of its bake; Unreachable: it never went live."""
     found = world.ledger.releases.bake(release.key)
     if found is None:
         raise Unreachable(f"{release.name} never went live: there is nothing to watch")
-    return found[0], Baseline.model_validate(found[1])
+    return found[0], Terms.model_validate(found[1])
 
 
 def looks_of(world: World, release: Release) -> list[Look]:
@@ -110,15 +130,15 @@ def looks_of(world: World, release: Release) -> list[Look]:
 
 def replay(world: World, release: Release) -> Judgement:
     """What the stored looks say, to the last digit what was said then."""
-    _, baseline = baked(world, release)
-    return judge(baseline, looks_of(world, release), rules_of(world.stage))
+    _, terms = baked(world, release)
+    return judge(terms.baseline, looks_of(world, release), terms.rules)
 
 
 # ---- one look
 
 
 def _look(  # noqa: PLR0913, PLR0917 - what one look is made of, called once
-    world: World, release: Release, live_at: datetime, watching: Watch, probes: "Probes", still: Callable[[], None]
+    world: World, release: Release, live_at: datetime, watching: Watch, probes: Probes, still: Callable[[], None]
 ) -> Look:
     begin = watching.judgement().at
     end = _await_end(live_at, begin, watching.rules.look_s, probes, still)
@@ -143,7 +163,7 @@ def _counted_between(world: World, release: Release, start: datetime, until: dat
     return world.counter.seconds((release.slot, PROXY), start, until)
 
 
-def _await_end(live_at: datetime, begin: float, length_s: float, probes: "Probes", still: Callable[[], None]) -> float:
+def _await_end(live_at: datetime, begin: float, length_s: float, probes: Probes, still: Callable[[], None]) -> float:
     """The look's end, in whole seconds since go-live: as the rules say, or at once when the release is down."""
     while True:
         still()
@@ -177,108 +197,9 @@ def _minutes_before(world: World, release: Release, live_at: datetime) -> Iterat
         return
     end = live_at - timedelta(seconds=BEFORE_GO_LIVE_S)
     served = spans_of(release.previous, spans(world.ledger.releases.all(), end))
-    left = MOST_MINUTES
     for span in reversed(served):
-        found = world.counter.minutes((span.release.slot,), span.begins, min(span.ends, end))
-        for minute in list(reversed(found))[:left]:
+        for minute in world.counter.minutes_back((span.release.slot,), span.begins, min(span.ends, end)):
             yield Minute(n=minute.n, errors=minute.errors, hist=tuple(minute.hist))
-        left -= len(found)
-        if left <= 0:
-            return
-
-
-# ---- probes of our own
-
-
-@dataclass
-class Probes:
-    """What our own questions came to since the last look: of the release's endpoints, its health, its dependencies."""
-
-    changed: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _counts: dict[str, list[int]] = field(default_factory=lambda: {"probes": [0, 0], "dependency": [0, 0]})
-    _failures: int = 0  # of health, in a row
-
-    def count(self, stream: str, *, ok: bool) -> None:
-        """One question of a stream."""
-        with self._lock:
-            self._counts[stream][0] += 1
-            self._counts[stream][1] += not ok
-
-    def health(self, *, ok: bool) -> None:
-        """One question of health."""
-        with self._lock:
-            self._failures = 0 if ok else self._failures + 1
-            if self._failures == DOWN_AFTER:
-                self.changed.set()
-
-    def is_down(self) -> bool:
-        """Whether enough failed in a row."""
-        with self._lock:
-            return self._failures >= DOWN_AFTER
-
-    def take(self) -> dict[str, int]:
-        """The counts since the last time, as a Look names them."""
-        with self._lock:
-            (n, bad), (dependency_n, dependency_bad) = self._counts["probes"], self._counts["dependency"]
-            self._counts = {"probes": [0, 0], "dependency": [0, 0]}
-            self.changed.clear()
-            return {
-                "probes_n": n, "probes_bad": bad, "dependency_n": dependency_n, "dependency_bad": dependency_bad,
-                "health_failures": self._failures,
-            }  # fmt: skip
-
-
-@contextmanager
-def _probes(world: World, release: Release) -> Generator[Probes]:
-    probes, over = Probes(), threading.Event()
-    rules, base = world.stage.release, world.platform.slots()[release.slot].url
-    dependencies = [_dependency(world, name) for name in rules.dependencies]
-    beats: list[tuple[float, Callable[[], None]]] = [
-        (HEALTH_S, lambda: probes.health(ok=web.ask(base + rules.health, timeout_s=PROBE_TIMEOUT_S).healthy)),
-        *((DEPENDENCY_S, _counted(probes, "dependency", asked)) for asked in dependencies),
-        *((ENDPOINT_S, _counted(probes, "probes", _endpoint(base + path))) for path in rules.endpoints),
-    ]
-    threads = [threading.Thread(target=_beat, args=(over, *beat), daemon=True) for beat in beats]
-    try:
-        for thread in threads:
-            thread.start()
-        yield probes
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-
-
-def _beat(over: threading.Event, every_s: float, asked: Callable[[], None]) -> None:
-    due = time.monotonic()
-    while not over.wait(max(due - time.monotonic(), 0)):
-        asked()
-        due = max(due + every_s, time.monotonic())
-
-
-def _counted(probes: Probes, stream: str, asked: Callable[[], bool]) -> Callable[[], None]:
-    return lambda: probes.count(stream, ok=asked())
-
-
-def _endpoint(url: str) -> Callable[[], bool]:
-    return lambda: web.ask(url, timeout_s=PROBE_TIMEOUT_S).serves
-
-
-def _dependency(world: World, name: str) -> Callable[[], bool]:
-    """The service's own database, or an address that answers 2xx or wants a login."""
-    if name != "database":
-        return _endpoint(name)
-    address = world.database.address()
-
-    def answers() -> bool:
-        try:
-            with address.connect(statement_timeout_s=PROBE_TIMEOUT_S) as connection:
-                return connection.execute("select 1").fetchone() == (1,)
-        except BlockError:
-            return False
-
-    return answers
 
 
 # ---- which release, and what people see
@@ -297,7 +218,7 @@ def find(world: World, wanted: str) -> Found:
     """The release of that name, or the one that serves; NotDone when there is none."""
     told = [each for each in world.ledger.releases.all() if each.live_at]
     now = serving(told, datetime.now(UTC))
-    named = [each for each in told if f"v{each.release.number}" == wanted or each.release.commit.startswith(wanted)]
+    named = [each for each in told if each.release.is_called(wanted)]
     found = now if not wanted else (named[-1].release if named else None)
     if found is None:
         known = ", ".join(each.release.name for each in told[-5:]) or "none"
@@ -306,9 +227,10 @@ def find(world: World, wanted: str) -> Found:
     return Found(found, serves=idle and now is not None and now.key == found.key)
 
 
-def report(world: World, release: Release, seen: Judgement) -> str:
+def report(world: World, found: Found, seen: Judgement) -> str:
     """The page of a bake, with its picture; the sentence."""
-    said = sentence(seen, stays=release.kind == "rollback")
+    release = found.release
+    said = sentence(seen, stays=found.serves or release.kind == "rollback")
     picture = evidence_image(seen, title=f"Evidence against {release.name} on {world.stage.name}")
     people.report(f"bake-{release.name.split()[0]}", f"# {release.name}\n\n{said}\n\n{picture}", said)
     return said

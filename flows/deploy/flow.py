@@ -3,7 +3,7 @@
 from functools import partial
 
 from flows import people
-from flows.deploy import tasks
+from flows.deploy import tasks, telling
 from flows.deploy.steps import RolledBack, roll_out
 from flows.effect import NotDone, procedure, run_name
 from flows.world import World
@@ -21,7 +21,7 @@ def deploy(stage: str, commit: str = "", backup: str = "before-deploy", dry_run:
     """
     world = World.of(stage)
     seen = tasks.look(world, commit)
-    with tasks.telling(world, seen, dry_run=dry_run):
+    with telling.telling(world, seen, dry_run=dry_run):
         plan = tasks.make_plan(world, seen, backup, reading_only=dry_run)
         people.rename_run(plan.sentence)
         people.report("deploy-plan", plan.markdown, plan.sentence)
@@ -31,8 +31,8 @@ def deploy(stage: str, commit: str = "", backup: str = "before-deploy", dry_run:
         try:
             settled = world.carry_out(roll_out, plan, key=plan.key, look=partial(tasks.look_again, world, plan))
         except RolledBack as bad:
-            raise NotDone(tasks.taken_back(world, plan, str(bad), by_evidence=bad.by_evidence)) from None
-        return tasks.report(world, plan, settled)
+            raise NotDone(telling.taken_back(world, plan, str(bad))) from None
+        return telling.report(world, plan, settled)
 
 
 @procedure(name="history", flow_run_name=run_name("releases of {stage}"))
@@ -43,4 +43,4 @@ def history(stage: str) -> str:
         stage: which stage
     """
     world = World.of(stage)
-    return tasks.history(world)
+    return telling.history(world)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flows.deploy.plan import Seen
+from flows.deploy.plan import SLOTS, Seen
 from flows.records import Backup, Proof
 from flows.records_release import SHORT, Gate, Migration
 from flows.rollback.candidates import breaking_between
@@ -16,7 +16,7 @@ from flows.words import count, duration, moment
 from flows.words import listed as listed_names
 
 NONE_PENDING, PENDING = 0, 1  # what a migrations' status command exits with
-TIMED_OUT = -1
+SHORTEST_GRACE = timedelta(seconds=1)
 SEVERITIES = ("critical", "high")
 OWN_CHECKS = ("deploy production", "deploy staging")  # as deployments/ci/deploy.yml names its jobs
 LIST = TypeAdapter(list[Migration])
@@ -81,8 +81,8 @@ def no_freeze(freezes: Sequence[Freeze], now: datetime) -> Gate:
     return Gate(name="freeze", ok=held is None, sentence=sentence)
 
 
-def way_back(seen: Seen, migrations: Sequence[Migration], compatible: Sequence[str]) -> Gate:
-    """What serves now can be gone back to: it is kept, and no migration of this release breaks it."""
+def way_back(seen: Seen, migrations: Sequence[Migration], compatible: Sequence[str], *, is_known: bool) -> Gate:
+    """What serves now can be gone back to: it is kept, and no known migration of this release breaks it."""
     if not seen.live_commit:
         first = "nothing serves yet: the first release has nothing to go back to"
         return Gate(name="way back", ok=True, warning=True, sentence=first)
@@ -94,36 +94,52 @@ def way_back(seen: Seen, migrations: Sequence[Migration], compatible: Sequence[s
             " and contract in a later release, or declare it in release.migrations.compatible"
         )
         return Gate(name="way back", ok=False, sentence=sentence)
-    return Gate(name="way back", ok=True, sentence=f"{seen.live_commit[:SHORT]} stays in its slot, drained and running")
+    if seen.is_dead:
+        dead = f"{seen.live_commit[:SHORT]} has the traffic and does not live: nothing will be taken back to it"
+        return Gate(name="way back", ok=True, warning=True, sentence=dead)
+    later = "" if is_known else "; whether a migration breaks it is not asked in a dry run"
+    sentence = f"{seen.live_commit[:SHORT]} stays in its slot, drained and running{later}"
+    return Gate(name="way back", ok=True, sentence=sentence)
 
 
-def platform(rules: Release) -> Gate:
-    """The stage says how a release is seen to be healthy and which one answers."""
+def platform(rules: Release, checked: Mapping[str, bool], grace: timedelta) -> Gate:
+    """Two releases fit side by side, the balancer looks at both by itself, and a drained one has the time to end.
+
+    `checked`: whether the balancer asks each slot for its health; `grace`: what the platform lets a release end in.
+    """
+    wrong = [f"the load balancer does not check {slot} by itself" for slot, is_so in checked.items() if not is_so]
+    wrong += [f"the load balancer has no server for {slot}" for slot in SLOTS if slot not in checked]
+    if grace < SHORTEST_GRACE:
+        wrong += [f"a release has {duration(grace)} to end, at least {duration(SHORTEST_GRACE)} are wanted"]
+    if wrong:
+        return Gate(name="platform", ok=False, sentence=f"{'; '.join(wrong)}: mend it, or requests fail at the switch")
     if not rules.version:
         unknown = "release.version is not declared: the served version is unknown, and no rollback is automatic"
         return Gate(name="platform", ok=True, warning=True, sentence=unknown)
     drain = duration(rules.drain_limit)
-    return Gate(name="platform", ok=True, sentence=f"health at {rules.health}, drained for at most {drain}")
+    return Gate(name="platform", ok=True, sentence=f"both slots are checked at {rules.health}, drained within {drain}")
 
 
-def command(name: str, code: int, seconds: float, last_words: str, limit: timedelta) -> Gate:
+def command(name: str, code: int, last_words: str) -> Gate:
     """A declared command ended with 0."""
-    if code == TIMED_OUT:
-        sentence = f"ended after {duration(limit)} (release.command_limit) without an answer: {last_words}"
-    else:
-        sentence = last_words if code == 0 else f"exit code {code}: {last_words}"
-    return Gate(name=name, ok=code == 0, sentence=sentence, seconds=seconds)
+    return Gate(name=name, ok=code == 0, sentence=last_words if code == 0 else f"exit code {code}: {last_words}")
 
 
-def migrations(code: int, seconds: float, last_words: str) -> tuple[Gate, bool]:
-    """Whether some are pending, by the exit code alone: any but 0 and 1 fails the gate."""
-    known = {NONE_PENDING: "none pending", PENDING: "some are pending"}
-    sentence = known.get(code, f"exit code {code} means neither pending (1) nor none (0): {last_words}")
-    return Gate(name="migrations", ok=code in known, sentence=sentence, seconds=seconds), code == PENDING
+def migrations(code: int, last_words: str) -> tuple[Gate, bool]:
+    """Whether some are pending, by the exit code alone; ValueError for any but 0 and 1."""
+    if code not in (NONE_PENDING, PENDING):
+        raise ValueError(
+            f"the state of the migrations is unknown: exit code {code} of release.migrations.status means neither"
+            f" pending (1) nor none (0): {last_words}"
+        )
+    pending = code == PENDING
+    return Gate(name="migrations", ok=True, sentence="some are pending" if pending else "none pending"), pending
 
 
-def listed(output: str) -> tuple[Migration, ...]:
-    """The migrations that a listing printed; ValueError when it is no such list."""
+def listed(code: int, output: str, last_words: str) -> tuple[Migration, ...]:
+    """The migrations that a listing printed; ValueError when it failed, or printed no such list."""
+    if code:
+        raise ValueError(f"the listing of the migrations failed with exit code {code}: {last_words}")
     try:
         return tuple(LIST.validate_json(output))
     except ValidationError as error:

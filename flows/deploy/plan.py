@@ -10,9 +10,15 @@ from pydantic import JsonValue
 from flows.records import Plan
 from flows.records_release import SHORT, Gate, Migration, Release, Told
 from flows.rollback.candidates import Choice
+from flows.serving import serving
 from flows.stage import Stage
 
 SLOTS = ("blue", "green")
+_PENDING = {
+    True: "pending, run before the new release starts",
+    False: "none pending",
+    None: "not asked: a dry run runs no command",
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,24 @@ class Seen:
 
     @property
     def live_slot(self) -> str:
-        """The slot that has the traffic; empty: none."""
-        return next((slot for slot, share in self.shares.items() if share and self.slots.get(slot)), "")
+        """The slot that has the traffic, of a release that lives or died in it; empty: nothing served yet."""
+        having = next((slot for slot, share in self.shares.items() if share), "")
+        return having if self.slots.get(having) or self._served else ""
 
     @property
     def live_commit(self) -> str:
-        """The commit that serves; empty: none."""
-        return self.slots.get(self.live_slot, "")
+        """The commit that serves, or should: its process may have died; empty: none."""
+        known = self._served.commit if self._served else ""
+        return self.slots.get(self.live_slot, "") or (known if self.live_slot else "")
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether what should serve does not live."""
+        return bool(self.live_slot) and not self.slots.get(self.live_slot)
+
+    @property
+    def _served(self) -> Release | None:
+        return serving(self.releases, self.now)
 
     @property
     def _left(self) -> Release | None:
@@ -75,10 +92,11 @@ class DeployPlan(Plan):
     slot: str
     left_slot: str  # the one that serves now; empty: none
     previous: str  # its commit
+    way_back_lives: bool = False  # its process did when the plan was made
     left_over: str  # what an earlier release left in the new slot
     environment: tuple[str, ...]
     migrations: tuple[Migration, ...] = ()
-    pending: bool = False
+    pending: bool | None = False  # None: not asked
     schema_before: str = ""
     gates: tuple[Gate, ...] = ()
     changes: tuple[str, ...] = ()
@@ -113,7 +131,7 @@ class DeployPlan(Plan):
         """The plan as a page; its sentence is shown above it."""
         facts = [("commit", f"{self.commit}, {self.subject}"), ("slot", self.slot)]
         facts += [("backup", self.backup), ("way back", self.way_back)]
-        facts += [("migrations", "pending, run before the new release starts" if self.pending else "none pending")]
+        facts += [("migrations", _PENDING[self.pending])]
         parts = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in facts)])]
         marks = {(True, False): "passed", (True, True): "**passed, with a warning**", (False, False): "**refused**"}
         rows = [
@@ -137,7 +155,12 @@ class DeployPlan(Plan):
 
 
 def plan_deploy(  # noqa: PLR0913, PLR0917 - what a plan is made of
-    stage: Stage, seen: Seen, gates: Sequence[Gate], migrations: Sequence[Migration], pending: bool, backup: str
+    stage: Stage,
+    seen: Seen,
+    gates: Sequence[Gate],
+    migrations: Sequence[Migration],
+    pending: bool | None,
+    backup: str,
 ) -> DeployPlan:
     """The plan of one deploy; its key counts the attempts at this commit, as a key is used up by its first one."""
     slot = next(each for each in SLOTS if each != seen.live_slot)
@@ -152,6 +175,7 @@ def plan_deploy(  # noqa: PLR0913, PLR0917 - what a plan is made of
         slot=slot,
         left_slot=seen.live_slot,
         previous=seen.live_commit,
+        way_back_lives=bool(seen.live_slot) and not seen.is_dead,
         left_over=seen.slots.get(slot, ""),
         environment=seen.environment,
         migrations=tuple(migrations),

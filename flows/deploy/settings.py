@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import JsonValue
 
-from flows.deploy import tasks
+from flows.deploy.asking import is_pending, migrate_up
 from flows.ledger import Back, Setting, still
 
 if TYPE_CHECKING:
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Migrated(Setting):
-    """Whether the database has all migrations of a commit. One way: a way down is a person's decision."""
+    """Whether the database has all migrations of a commit. Those that ran stay: a way down is a person's decision."""
 
-    back: ClassVar[Back] = "never"
+    back: ClassVar[Back] = "nothing"
     commit: str
 
     def read(self, world: "World") -> JsonValue:
         """Asked of the commit's own status command."""
-        return not tasks.is_pending(world, self.commit)
+        return not is_pending(world, self.commit)
 
     def write(self, world: "World", want: JsonValue) -> None:
         """Run them."""
         still()
-        tasks.migrate_up(world, self.commit)
+        migrate_up(world, self.commit)

@@ -8,22 +8,21 @@ from functools import partial
 
 from flows.bake.sentence import sentence
 from flows.bake.tasks import go_live, watch
-from flows.deploy import tasks
+from flows.deploy.asking import smoke
 from flows.deploy.plan import DeployPlan
 from flows.deploy.settings import Migrated
+from flows.deploy.tasks import remember_schema
+from flows.deploy.telling import tell, tell_for_the_dead, tell_while_baking
 from flows.effect import NotDone, actor
 from flows.ledger import Operation, steps
 from flows.records import Plan
-from flows.rollback.settings import Running, Traffic
-from flows.rollback.tasks import await_balancer, await_healthy, endpoints_answer, keep_telling
+from flows.rollback.asking import await_balancer, await_healthy, endpoints_answer, released
+from flows.rollback.settings import Kept, Running, Traffic
+from flows.rollback.telling import keep_telling
 
 
 class RolledBack(NotDone):
     """The release was taken back: by evidence, or by a policy because it proved nothing."""
-
-    def __init__(self, why: str, *, by_evidence: bool) -> None:
-        super().__init__(why)
-        self.by_evidence = by_evidence
 
 
 class MigrationPlan(Plan):
@@ -34,48 +33,61 @@ class MigrationPlan(Plan):
     commit: str
 
 
-@steps("migrate", holds=["{stage}/database/{database}"], forward=True)
+@steps("migrate", holds=["{stage}/database/{database}"])
 def migrate(op: Operation, plan: MigrationPlan) -> None:
-    """Expand only: the release that serves works with the schema afterwards, or its gate would have refused."""
+    """Expand only: the release that serves works with the schema afterwards, or its gate would have refused.
+
+    Of those that fail nothing is left open: the deploy ends, and the next one asks what is still pending.
+    """
     op.ensure(f"migrate {plan.database}", Migrated(plan.commit), True)
 
 
-@steps("deploy", holds=["{stage}/release"], urgent=True)
+@steps("deploy", holds=["{stage}/release"], urgent=True, told=tell_for_the_dead)
 def roll_out(op: Operation, plan: DeployPlan) -> None:
     """One release, from migrations to its verdict."""
-    world, release = op.world, plan.release(op.key, actor())
+    world = op.world
+    release = released(world, op.key) or plan.release(op.key, actor())
     world.ledger.releases.remember(release, op)
     shift, is_live = f"shift to {plan.slot}", op.begun(f"shift to {plan.slot}")
     if not op.committed:
         world.ledger.releases.add_gates(release.key, plan.gates)
         keep_telling(world, release)
-        tasks.tell(world, release.name, "baking" if is_live else "starting", plan.sentence)
+        tell(world, release.name, "baking" if is_live else "starting", plan.sentence)
     if plan.pending:
         op.child("migrate", migrate, MigrationPlan(stage=plan.stage, database=plan.database, commit=plan.commit))
-        release = tasks.remember_schema(world, release, op)
+        release = remember_schema(world, release, op)
     if plan.left_over:
         op.ensure(f"free {plan.slot}", Running(plan.slot), None)
     op.ensure(f"start {plan.slot}", Running(plan.slot), plan.commit)
     if not (op.committed or is_live):
         _checked_before_traffic(op, plan)
     op.ensure(shift, Traffic(), plan.shares)
+    if plan.way_back_lives:
+        op.ensure(f"keep {plan.left_slot}", Kept(plan.left_slot, plan.previous), True)
     if op.committed:
         return
     go_live(world, release, op)
     if not is_live:
-        tasks.tell(world, release.name, "baking", plan.sentence)
-    seen = watch(world, release, op.still, partial(tasks.tell_while_baking, world, release.name))
+        tell(world, release.name, "baking", plan.sentence)
+    seen = watch(world, release, op.still, partial(tell_while_baking, world, release.name))
     if seen.action != "rollback":
         op.commit(sentence(seen))
-    elif world.stage.release.version:
-        raise RolledBack(sentence(seen), by_evidence=seen.state != "inconclusive")
+    elif why_not := _why_not_taken_back(plan, world.stage.release.version):
+        op.commit(f"HELD, {why_not}, so nothing is taken back: {sentence(seen, stays=True)}")
     else:
-        op.commit(f"HELD, the served version is unknown, so nothing is taken back: {sentence(seen, stays=True)}")
+        raise RolledBack(sentence(seen))
+    world.platform.prune_builds([])
+
+
+def _why_not_taken_back(plan: DeployPlan, version: str) -> str:
+    if not version:
+        return "the served version is unknown"
+    return "" if plan.way_back_lives else "what served before was dead already"
 
 
 def _checked_before_traffic(op: Operation, plan: DeployPlan) -> None:
     await_healthy(op.world, plan.slot, plan.commit, op.still)
     if wrong := endpoints_answer(op.world, plan.slot):
         raise NotDone(f"{plan.name} gets no traffic: {'; '.join(wrong)}")
-    tasks.smoke(op.world, plan)
+    smoke(op.world, plan)
     await_balancer(op.world, plan.slot, op.still)

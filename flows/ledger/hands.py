@@ -100,9 +100,9 @@ class Hands:
             else:
                 _forward(op, steps, plan)
         op.release()
-        return Settled(op.id, "done" if op.state == "done" else "undone", op.reason, op.token)
+        return _settled(op)
 
-    def finish(self, op: Operation, row: Row) -> None:
+    def finish(self, op: Operation, row: Row) -> Settled:
         """What reconcile does with a dead holder's operation: committed ones forward, all others back."""
         with _ending_well(op, _let_go):
             if op.committed:
@@ -111,6 +111,7 @@ class Hands:
             else:
                 op.undo(_last_words(op))
         op.release()
+        return _settled(op)
 
     # ---- below: how
 
@@ -173,6 +174,10 @@ def busy(row: Row, what: str) -> Busy:
     doing = row["key"] if row["key"].startswith(f"{row['kind']} ") else f"{row['kind']} {row['key']}"
     message = f"{what} is held by {doing} of {who} since {row['began_at']:%Y-%m-%d %H:%M:%S %Z}{late}"
     return Busy(f"{message}: wait until it is settled", holder=who, kind=row["kind"], since=row["began_at"])
+
+
+def _settled(op: Operation) -> Settled:
+    return Settled(op.id, "done" if op.state == "done" else "undone", op.reason, op.token)
 
 
 def _forward(op: Operation, steps: Steps[Any], plan: Plan) -> None:

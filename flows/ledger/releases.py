@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from flows.ledger.line import Line
 from flows.ledger.operation import Operation
-from flows.records_release import Gate, Release, Told
+from flows.records_release import Gate, Release, Told, Work
 
 REMEMBER = """insert into ledger.release as r (key, at, commit, record, operation, token)
     values (%s, %s, %s, %s, %s, %s) on conflict (key) do update set record = excluded.record,
@@ -32,6 +32,12 @@ GATES = "select record from ledger.gate where release = %s order by name"
 NOTICE = """insert into ledger.notice (release, record) values (%s, %s)
     on conflict (release) do update set record = excluded.record"""
 NOTICED = "select record from ledger.notice where release = %s"
+WORK = """select r.key,
+    (select count(*) from ledger.look l where l.release = r.key) as looks,
+    (select coalesce(string_agg(s.name, ', ' order by s.position), '') from ledger.step s
+        where s.operation = o.id) as steps,
+    (select coalesce(jsonb_agg(g.record order by g.name), '[]') from ledger.gate g where g.release = r.key) as gates
+    from ledger.release r join ledger.operation o on o.key = r.key"""
 LIFT = "delete from ledger.quarantine where commit = %s and reason = %s"
 QUARANTINE = "insert into ledger.quarantine (commit, reason) values (%s, %s) on conflict do nothing"
 QUARANTINED = "select commit, reason from ledger.quarantine"
@@ -79,6 +85,11 @@ class Releases:
     def gates(self, release: str) -> list[Gate]:
         """The gates of a release."""
         return [Gate.model_validate(row["record"]) for row in self.line.ask(GATES, [release])]
+
+    def work(self) -> dict[str, Work]:
+        """What was done for each release, by its key."""
+        rows = self.line.ask(WORK)
+        return {row["key"]: Work.model_validate({name: row[name] for name in Work.model_fields}) for row in rows}
 
     def keep_notice(self, release: str, record: Mapping[str, object]) -> None:
         """The handle of the message that tells of it; a later one rules."""

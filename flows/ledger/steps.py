@@ -10,6 +10,7 @@ from blocks.errors import Refused
 from flows.records import Plan
 
 if TYPE_CHECKING:
+    from flows.ledger.hands import Settled
     from flows.ledger.operation import Operation
 
 P = TypeVar("P", bound=Plan)
@@ -18,7 +19,10 @@ LISTS: dict[str, "Steps[Any]"] = {}
 
 @dataclass(frozen=True)
 class Steps(Generic[P]):
-    """What an operation does. `forward`: begins committed; `urgent`: reconciled first; `alone`: needs no ledger."""
+    """What an operation does. `forward`: begins committed; `urgent`: reconciled first; `alone`: needs no ledger.
+
+    `told(world, plan, settled)` tells people how it ended, when reconcile settled it as its own process had died.
+    """
 
     kind: str
     holds: Sequence[str]
@@ -27,6 +31,7 @@ class Steps(Generic[P]):
     alone: bool
     function: "Callable[[Operation, P], None]"
     plan_type: type[P]
+    told: "Callable[[Any, P, Settled], None] | None" = None
 
     def scopes(self, plan: P) -> list[str]:
         """What it holds while it is open, from the plan's fields."""
@@ -38,8 +43,14 @@ class Steps(Generic[P]):
         return self.plan_type.model_validate(recorded)
 
 
-def steps(
-    kind: str, *, holds: Sequence[str], forward: bool = False, urgent: bool = False, alone: bool = False
+def steps(  # noqa: PLR0913 - each is a word at the head of a step list
+    kind: str,
+    *,
+    holds: Sequence[str],
+    forward: bool = False,
+    urgent: bool = False,
+    alone: bool = False,
+    told: "Callable[[Any, Any, Settled], None] | None" = None,
 ) -> "Callable[[Callable[[Operation, P], None]], Steps[P]]":
     """Make a step list of a function `(op, plan)`; the plan's type is read from its annotation."""
 
@@ -50,7 +61,7 @@ def steps(
                 f"two step lists are named {kind}, in {known.function.__module__} and {function.__module__}"
             )
         plan_type = get_type_hints(function)["plan"]
-        LISTS[kind] = made = Steps(kind, tuple(holds), forward, urgent, alone, function, plan_type)
+        LISTS[kind] = made = Steps(kind, tuple(holds), forward, urgent, alone, function, plan_type, told)
         return made
 
     return wrap

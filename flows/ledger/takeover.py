@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from flows.ledger.engine import mark_crashed
 from flows.ledger.errors import Fenced, Unheard
-from flows.ledger.hands import Hands, sentence
+from flows.ledger.hands import Hands, Settled, sentence
 from flows.ledger.line import Line
+from flows.ledger.operation import Operation
 from flows.ledger.statements import OPEN, Row
 from flows.ledger.steps import LISTS
 from flows.redact import hide
@@ -111,13 +112,24 @@ class Reconciler:
             self._said.append(f"took over {what} from {row['holder']}, {row['state']}")
             if marked := mark_crashed(row["prefect_run"]):
                 self._said.append(marked)
-            self._hands.finish(op, row)
+            settled = self._hands.finish(op, row)
         except (Fenced, Unheard) as error:
             self._said.append(f"lost {what} again: {error}")
         except Exception as error:  # noqa: BLE001 - it is written down as trouble; a thread has nobody to raise to
             self._said.append(hide(f"{what} cannot be settled now: {sentence(error)}"))
         else:
             self._said.append(f"settled {what}: {op.state}, {op.reason}")
+            self._tell(op, row, settled)
+
+    def _tell(self, op: Operation, row: Row, settled: Settled) -> None:
+        """That people could not be told undoes nothing of what is settled."""
+        steps = LISTS.get(row["kind"])
+        if steps is None or steps.told is None:
+            return
+        try:
+            steps.told(op.world, steps.read_plan(row["plan"]), settled)
+        except Exception as error:  # noqa: BLE001 - said like all that a pass did
+            self._said.append(hide(f"nobody was told of {row['kind']} {row['key']}: {sentence(error)}"))
 
     def _news(self) -> list[str]:
         news, self._said = self._said, []

@@ -19,7 +19,7 @@ class Known:
     served_s: float
     n: int  # requests counted while it served
     errors: int
-    kept: bool  # its process still runs in its slot
+    kept: bool  # its process still runs in its slot, and is healthy
     can_build: bool  # its commit is still in the repository
     quarantine: str = ""  # why; empty: it is not
 
@@ -36,6 +36,7 @@ class Rules:
     stable_after_s: float
     stable_error_percent: float
     compatible: tuple[str, ...] = ()
+    down: str = ""  # the command that takes the schema back to the version given as its last word
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _named(target: Known, current: Release | None, schema_now: str, rules: Rules
 
 
 def _one(known: Sequence[Known], to: str) -> Known:
-    found = [each for each in known if f"v{each.release.number}" == to or (each.release.commit.startswith(to))]
+    found = [each for each in known if each.release.is_called(to)]
     commits = {each.release.commit for each in found}
     if len(commits) == 1:
         return found[0]
@@ -130,9 +131,12 @@ def _impossible(each: Known, current: Release | None, schema_now: str, rules: Ru
     if current is None or (schema_now and schema_now == each.release.schema_after):
         return
     if broken := breaking_between(current.migrations, each.release.migrations, rules.compatible):
-        down = all(m.rollback for m in current.migrations if m.version in broken)
+        down = rules.down and all(m.rollback for m in current.migrations if m.version in broken)
+        last = each.release.migrations[-1].version if each.release.migrations else "0"
         offer = (
-            "run their way down first, which is declared" if down else "no way down is declared: go forward with a fix"
+            f"their way down is declared, run it first: {rules.down} {last}"
+            if down
+            else "no way down is declared: go forward with a fix"
         )
         yield (
             f"it cannot work with the migrations {', '.join(broken)}: declare them in release.migrations.compatible"

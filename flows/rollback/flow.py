@@ -2,7 +2,7 @@
 
 from flows import people
 from flows.effect import procedure, run_name
-from flows.rollback import tasks
+from flows.rollback import asking, tasks, telling
 from flows.rollback.steps import go_back
 from flows.world import World
 
@@ -26,9 +26,8 @@ def rollback(stage: str, to: str = "", reason: str = "", dry_run: bool = False) 
     people.report("rollback-plan", plan.markdown, plan.sentence)
     if dry_run:
         return plan.sentence
-    with tasks.telling(world, plan):
+    with telling.telling(world, plan):
         settled = world.carry_out(go_back, plan, key=plan.key, look=lambda: tasks.make_plan(world, to, reason))
-        tasks.lock_away(world, plan)
-        checks = tasks.verify(world, tasks.release_of(world, plan.key))
+        checks = asking.verify(world, asking.release_of(world, plan.key))
         helped = tasks.did_it_help(world, plan)
-        return tasks.report(world, plan, settled, checks, helped)
+        return telling.report(world, plan, settled, checks, helped)

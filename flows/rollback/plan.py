@@ -26,10 +26,11 @@ class RollbackPlan(Plan):
     previous: str
     taken_back: str  # the key of the release that loses the traffic
     blamed: str = ""  # its name where it comes into quarantine: not when a newer release gets the traffic
-    left_over: str  # what runs in the slot and is not the target; empty: nothing
+    left_over: str  # what runs in the slot and can't be used; empty: nothing
     migrations: tuple[Migration, ...]
     environment: tuple[str, ...]
     schema_now: str
+    schema_known: str  # as it was when the target was deployed
     reason: str
     how: str
     refused: tuple[str, ...] = ()
@@ -68,8 +69,13 @@ class RollbackPlan(Plan):
             key=operation, stage=self.stage, kind="rollback", number=self.number, commit=self.commit,
             subject=self.subject, slot=self.slot, previous=self.previous, at=self.at, actor=actor, reason=self.reason,
             environment=self.environment, migrations=self.migrations, schema_before=self.schema_now,
-            schema_after=self.schema_now,
+            schema_after=self.schema_known,
         )  # fmt: skip
+
+
+def blame(name: str, actor: str, reason: str) -> str:
+    """Why a release that was taken back is in quarantine."""
+    return f"{name}: rolled back by {actor}: {reason}"
 
 
 def plan_rollback(  # noqa: PLR0913, PLR0917 - what a plan is made of
@@ -95,10 +101,11 @@ def plan_rollback(  # noqa: PLR0913, PLR0917 - what a plan is made of
         previous=current.commit,
         taken_back=current.key,
         blamed=current.name if target.number < current.number else "",
-        left_over=there if there != target.commit else "",
+        left_over="" if choice.target.kept else there,
         migrations=target.migrations,
         environment=target.environment,
         schema_now=schema,
+        schema_known=target.schema_after,
         reason=reason,
         how=choice.sentence,
         refused=choice.refused,

@@ -1,4 +1,4 @@
-"""The two positions that a release sets: what runs in a slot, and which slot the traffic goes to."""
+"""The positions that a release sets: what runs in a slot, which slot has the traffic, that the way back is there."""
 
 import time
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from flows.ledger import Setting, still
+from flows.rollback.asking import await_balancer, await_healthy
 
 if TYPE_CHECKING:
     from flows.world import World
@@ -43,6 +44,31 @@ class Running(Setting):
         while world.traffic.in_flight(self.slot) and time.monotonic() < deadline:
             still()
             time.sleep(LOOK_S)  # HAProxy tells nobody when a server is drained
+
+
+@dataclass(frozen=True)
+class Kept(Setting):
+    """Whether the release that loses the traffic lives, forward and back: the traffic is given back to nothing dead."""
+
+    slot: str
+    commit: str
+
+    def read(self, world: "World") -> JsonValue:
+        """Whether its commit lives in its slot."""
+        return world.platform.slots()[self.slot].commit == self.commit
+
+    def agrees(self, found: JsonValue, want: JsonValue) -> bool:
+        """Whatever it was before: it lives."""
+        del want
+        return found is True
+
+    def write(self, world: "World", want: JsonValue) -> None:
+        """Start it again, and wait until it and the load balancer say that it serves."""
+        del want
+        still()
+        world.platform.start(self.slot, self.commit)
+        await_healthy(world, self.slot, self.commit, still)
+        await_balancer(world, self.slot, still)
 
 
 @dataclass(frozen=True)

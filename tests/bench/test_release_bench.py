@@ -13,9 +13,10 @@ import pytest
 from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.ledger import Ledger
+from flows.rollback.asking import release_of, verify
 from flows.rollback.plan import RollbackPlan
 from flows.rollback.steps import go_back
-from flows.rollback.tasks import make_plan, release_of, verify
+from flows.rollback.tasks import make_plan
 from flows.world import World
 from tests.flows.conftest import stage
 from tests.parts.lane import Lane, live_through, open_lane

@@ -1,6 +1,7 @@
 """What each gate says: by exit codes, names, counts and times, never by a word in a text."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -15,7 +16,6 @@ from flows.stage_release import Audit, Freeze
 from flows.stage_release import Release as Rules
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-LIMIT = timedelta(minutes=10)
 OLD, NEW = "a" * 40, "b" * 40
 
 
@@ -35,13 +35,12 @@ def seen(*releases: Told, live: str = "blue") -> Seen:
 
 def test_no_pending_migrations_is_not_pending() -> None:
     """The original looked for the word: "No pending migrations" stopped every deploy."""
-    gate, pending = gates.migrations(0, 0.1, "No pending migrations")
+    gate, pending = gates.migrations(0, "No pending migrations")
     assert (gate.ok, pending) == (True, False)
-    gate, pending = gates.migrations(1, 0.1, "")
+    gate, pending = gates.migrations(1, "")
     assert (gate.ok, pending) == (True, True)
-    gate, pending = gates.migrations(3, 0.1, "connection refused")
-    assert (gate.ok, pending) == (False, False)
-    assert "exit code 3 means neither" in gate.sentence
+    with pytest.raises(ValueError, match=r"exit code 3 .* means neither pending \(1\) nor none \(0\): connection ref"):
+        gates.migrations(3, "connection refused")
 
 
 def report(**severities: str) -> str:
@@ -122,34 +121,80 @@ def test_missing_variables_are_named() -> None:
 
 
 def test_the_first_release_passes_with_a_warning() -> None:
-    gate = gates.way_back(seen(live=""), (), ())
+    gate = gates.way_back(seen(live=""), (), (), is_known=True)
     assert (gate.ok, gate.warning) == (True, True)
 
 
 def test_a_breaking_migration_closes_the_way_back() -> None:
     drop = Migration(version="0002_drop", breaking=True)
-    refused = gates.way_back(seen(released()), (drop,), ())
+    refused = gates.way_back(seen(released()), (drop,), (), is_known=True)
     assert not refused.ok
     assert "0002_drop would break aaaaaaaa" in refused.sentence
-    assert gates.way_back(seen(released()), (drop,), ("0002_drop",)).ok
-    assert gates.way_back(seen(released((drop,))), (drop,), ()).ok
+    assert gates.way_back(seen(released()), (drop,), ("0002_drop",), is_known=True).ok
+    assert gates.way_back(seen(released((drop,))), (drop,), (), is_known=True).ok
 
 
-def test_a_command_that_hangs_is_told_from_one_that_fails() -> None:
-    assert "ended after 10 min (release.command_limit)" in gates.command("test", -1, 600, "...", LIMIT).sentence
-    assert gates.command("test", 2, 1, "2 failed", LIMIT).sentence == "exit code 2: 2 failed"
-    assert gates.command("test", 0, 1, "ok", LIMIT).ok
+def test_a_dry_run_does_not_say_of_the_way_back_what_it_did_not_ask() -> None:
+    gate = gates.way_back(seen(released()), (), (), is_known=False)
+    assert gate.sentence.endswith("whether a migration breaks it is not asked in a dry run")
+    page = plan_deploy(Stage.named("local"), seen(released()), [], (), None, "").markdown
+    assert "| migrations | not asked: a dry run runs no command |" in page
+
+
+def dead(*releases: Told) -> Seen:
+    return replace(seen(*releases), slots={"blue": "", "green": OLD})
+
+
+def test_a_release_whose_process_died_is_no_first_release() -> None:
+    """The traffic is still its slot's, though nothing answers: a new one goes to the other slot, and has a baseline."""
+    one = dead(released())
+    assert (one.live_slot, one.live_commit, one.is_dead) == ("blue", OLD, True)
+    plan = plan_deploy(Stage.named("local"), one, [], (), False, "")
+    assert (plan.slot, plan.left_slot, plan.previous, plan.way_back_lives) == ("green", "blue", OLD, False)
+    gate = gates.way_back(one, (), (), is_known=True)
+    assert (gate.ok, gate.warning) == (True, True)
+    assert gate.sentence == "aaaaaaaa has the traffic and does not live: nothing will be taken back to it"
+    assert (dead().live_slot, dead().is_dead) == ("", False)
+
+
+def test_a_command_that_fails_says_its_code_and_its_last_words() -> None:
+    assert gates.command("test", 2, "2 failed").sentence == "exit code 2: 2 failed"
+    assert gates.command("test", 0, "ok").ok
+
+
+BOTH, GRACE = {"blue": True, "green": True}, timedelta(seconds=10)
 
 
 def test_an_undeclared_version_is_a_warning() -> None:
-    assert gates.platform(Rules()).warning
-    assert not gates.platform(Rules(version="header x-release")).warning
+    assert gates.platform(Rules(), BOTH, GRACE).warning
+    assert not gates.platform(Rules(version="header x-release"), BOTH, GRACE).warning
+
+
+@pytest.mark.parametrize(
+    ("checked", "grace", "says"),
+    [
+        ({"blue": True, "green": False}, GRACE, "the load balancer does not check green by itself"),
+        ({"blue": True}, GRACE, "the load balancer has no server for green"),
+        (BOTH, timedelta(seconds=0.5), "a release has 0.5 s to end, at least 1.0 s are wanted"),
+    ],
+)
+def test_a_platform_on_which_requests_would_fail_is_refused(
+    checked: dict[str, bool], grace: timedelta, says: str
+) -> None:
+    gate = gates.platform(Rules(version="header x-release"), checked, grace)
+    assert not gate.ok
+    assert gate.sentence.startswith(says)
 
 
 @pytest.mark.parametrize("output", ["", "{}", '[{"breaking": true}]', '[{"version": "1", "drops": true}]'])
 def test_a_listing_of_another_shape_is_refused(output: str) -> None:
     with pytest.raises(ValueError, match="the listing is not JSON of"):
-        gates.listed(output)
+        gates.listed(0, output, "")
+
+
+def test_a_listing_that_failed_says_so() -> None:
+    with pytest.raises(ValueError, match="the listing of the migrations failed with exit code 2: no such table"):
+        gates.listed(2, "[]", "no such table")
 
 
 def left_open(kind: Literal["deploy", "rollback"]) -> Told:

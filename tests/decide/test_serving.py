@@ -62,6 +62,10 @@ def test_one_that_never_went_live_served_nothing() -> None:
     assert serving([], at(5)) is None
 
 
+def test_after_a_first_release_that_was_undone_nothing_serves() -> None:
+    assert serving([told(V1, "undone", 0, 3)], at(5)) is None
+
+
 def test_while_it_bakes_it_serves() -> None:
     assert serving([told(V1, "done", 0, 10), told(V2, "acting", 60)], at(61)) == V2
 
@@ -112,9 +116,13 @@ def test_nobody_may_overrule_a_breaking_migration() -> None:
 def test_a_declared_way_down_is_offered() -> None:
     drop = Migration(version="0002_drop", breaking=True, rollback=True)
     newer, older = release(2, "bbbb2222", migrations=(drop,)), release(1, "aaaa1111")
-    assert (
-        "run their way down first, which is declared" in choose([known(newer), known(older)], newer, "", RULES).sentence
-    )
+    rules = Rules(3600, 1.0, down="python migrate.py down")
+    said = choose([known(newer), known(older)], newer, "", rules).sentence
+    assert "their way down is declared, run it first: python migrate.py down 0" in said
+    older = release(1, "aaaa1111", migrations=(EXPAND,))
+    said = choose([known(newer), known(older)], newer, "", rules).sentence
+    assert "python migrate.py down 0001_add" in said
+    assert "no way down is declared" in choose([known(newer), known(older)], newer, "", RULES).sentence
 
 
 def test_expanding_migrations_break_nothing() -> None:
@@ -170,3 +178,14 @@ def test_going_back_blames_what_is_taken_back_and_going_forward_nothing() -> Non
     assert plan(1, V3).blamed == V3.name
     assert plan(7, V3).blamed == ""
     assert f"of {V3.name}, once it has lost the traffic" in plan(1, V3).markdown
+
+
+def test_a_kept_process_that_cannot_be_used_is_freed_before_it_is_built_again() -> None:
+    target = release(1, "aaaa1111", schema_after="then")
+    slots = {"green": V2.commit, "blue": target.commit}
+    for kept, left_over in ((True, ""), (False, target.commit)):
+        chosen = choose([known(V2), known(target, kept=kept)], V2, "s", RULES)
+        made = plan_rollback(chosen, V2, slots, "rollback 1", "odd", "s", T0)
+        assert (made.slot, made.left_over) == ("blue", left_over)
+        assert ("it is built again" in made.how) == (not kept)
+        assert made.release("key", "anna").schema_after == "then"

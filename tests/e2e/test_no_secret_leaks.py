@@ -28,21 +28,27 @@ from psycopg import sql
 from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
+from flows.bake.flow import bake
 from flows.catalogue.flow import catalogue
+from flows.deploy.flow import deploy, history
 from flows.effect import _guard_logs  # pyright: ignore[reportPrivateUsage] - handlers made anew want their filter
 from flows.prove.flow import prove
 from flows.prune.flow import prune
 from flows.restore.flow import restore
+from flows.rollback.flow import rollback
 from flows.status.flow import status
 from flows.verify.flow import verify
 from flows.world import wanted_blocks
 from tests.parts.environment import url_of
 from tests.parts.postgres import PASSWORD
+from tests.parts.rollout import Rollout, started
 from tests.parts.scene import Scene, children, s3_place, scene
 
 SETTING = "setting-canary-9f3kq"
 WRONG_PASSWORD = "wrong-canary-password-7x"
 WRONG_SECRET = "wrong-canary-secret-5y"
+VARIABLE = "service-canary-variable-3w"
+SHOWS = """python -c 'import os; raise SystemExit(\\"it was \\" + os.environ[\\"API_KEY\\"])'"""  # in TOML
 
 
 def forms(secret: str) -> set[str]:
@@ -93,6 +99,14 @@ def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempP
         yield made
 
 
+@pytest.fixture(scope="module")
+def releases(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
+    """Its platform; the service has a secret of its own in its environment."""
+    with started(stage, tmp_path_factory.mktemp("releases"), SERVICE_API_KEY=VARIABLE) as made:
+        made.toml('minimum = "3s"\nmaximum = "5s"', 'minimum = "1s"\nmaximum = "1s"')
+        yield made
+
+
 @contextmanager
 def logging_of_flows() -> Generator[None]:
     """Loggers as a worker's run has them, its logs sent to the server."""
@@ -103,8 +117,8 @@ def logging_of_flows() -> Generator[None]:
         yield
 
 
-def save_blocks(stage: Scene, **changed: str) -> None:
-    for wanted in wanted_blocks(stage.world.stage, {**stage.environ, **changed}):
+def save_blocks(releases: Rollout, **changed: str) -> None:
+    for wanted in wanted_blocks(releases.world.stage, {**releases.environ, **changed}):
         if not wanted.missing:
             wanted.build().save(wanted.name, overwrite=True)
 
@@ -113,10 +127,23 @@ def ended(state: State[Any]) -> tuple[str, str]:
     return str(state.name), str(state.message)
 
 
-def run_all(stage: Scene) -> list[tuple[str, str]]:
+def release_all(releases: Rollout) -> list[tuple[str, str]]:
+    """Releases that stay, are refused and are given back; two commands of theirs end with the service's secret."""
+    said = [ended(deploy("test", return_state=True))]
+    releases.repository.release("feat: one more", {})
+    said += [ended(flow("test", return_state=True)) for flow in (deploy, bake, history)]
+    releases.repository.release("feat: refused", {})
+    releases.also('smoke = "python smoke.py"', f'smoke = "{SHOWS}"')
+    said += [ended(deploy("test", return_state=True))]
+    releases.also("commands = {", f'commands = {{ shows = "{SHOWS}",')
+    return [*said, ended(deploy("test", return_state=True)), ended(rollback("test", return_state=True))]
+
+
+def run_all(stage: Scene, releases: Rollout) -> list[tuple[str, str]]:
     """Flows that succeed, then flows that fail, each in its own way."""
     said = [ended(backup("test", "daily", return_state=True)), ended(prove("test", return_state=True))]
     said += [ended(flow("test", return_state=True)) for flow in (catalogue, verify, prune, status)]
+    said += release_all(releases)
     live = stage.database.database
     said += [
         ended(restore("test", into=f"{live}_back", return_state=True)),
@@ -125,13 +152,13 @@ def run_all(stage: Scene) -> list[tuple[str, str]]:
         ended(restore("test", into=live, return_state=True)),
     ]
     wrong = url_of(replace(stage.database, password=WRONG_PASSWORD))
-    save_blocks(stage, DATABASE_URL=wrong)
+    save_blocks(releases, DATABASE_URL=wrong)
     said += [ended(backup("test", return_state=True)), ended(restore("test", return_state=True))]
-    save_blocks(stage, AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
+    save_blocks(releases, AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
     said += [ended(backup("test", return_state=True)), ended(catalogue("test", return_state=True))]
-    save_blocks(stage, LEDGER_URL=wrong)
+    save_blocks(releases, LEDGER_URL=wrong)
     said += [ended(prune("test", return_state=True)), ended(status("test", return_state=True))]
-    save_blocks(stage, RESTORE_IDENTITY_FILE="/nowhere/identity")
+    save_blocks(releases, RESTORE_IDENTITY_FILE="/nowhere/identity")
     return [*said, ended(prove("test", which=stage.bucket.backups[0].id, return_state=True))]
 
 
@@ -154,8 +181,14 @@ def stored(stage: Scene) -> str:
     return "\n".join(f"{entry.key} {objects.get(entry.key).decode(errors='replace')}" for entry in objects.list())
 
 
+def files_below(folder: Path) -> str:
+    """All that lies there but what holds the service's variables by design, which only its owner reads."""
+    return "\n".join(path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
 def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     stage: Scene,
+    releases: Rollout,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -168,10 +201,10 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     watching = threading.Thread(target=watch.look)
     with prefect_test_harness(server_startup_timeout=180), logging_of_flows():
         url = str(prefect.settings.PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
-        save_blocks(stage)
+        save_blocks(releases)
         watching.start()
         try:
-            said = run_all(stage)
+            said = run_all(stage, releases)
         finally:
             watch.over.set()
             watching.join()
@@ -184,6 +217,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
         "terminal": out + err,
         "command lines and temporary files": "\n".join(watch.seen),
         "store": stored(stage),
+        "the platform's files": files_below(releases.folder),
     }
 
     secrets = {
@@ -195,6 +229,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
         "S3 secret": str(stage.place.secret_key),
         "wrong S3 secret": WRONG_SECRET,
         "database setting": SETTING,
+        "the service's variable": VARIABLE,
     }
     leaks = [
         f"{secret} in {place}"
@@ -213,14 +248,17 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
         "store": '"name":"app.secret"',
         "terminal": "is proven",
         "command lines and temporary files": "pg_dump",
+        "the platform's files": "feat: one more",
     }
     blind = [place for place, text in known.items() if text not in places[place]]
     assert not blind, "the scan does not see what is there"
 
     good, bad = [text for name, text in said if name == "Completed"], [text for name, text in said if name == "Failed"]
-    assert len(good) == 6
+    assert len(good) == 11
     wanted = (
         "reconcile has never run: start a worker",
+        "gets no traffic: its smoke tests failed: it was ***",
+        "was not deployed: shows: it failed with exit code 1",
         "no backup 20200101T000000Z-daily-aaaaaa: 1 are known",
         "type the live database's name",
         "exists already on",

@@ -35,7 +35,6 @@ pytestmark = pytest.mark.timeout(900)
 LANES = 2
 LEASE_S = 3.0
 PROMISED_S = LEASE_S + 15
-SLOTS = ("blue", "green")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ class Releases(Matrix):
     def points(self) -> list[str]:
         with self._lane() as lane:
             found = Matrix.points(replace(self, fresh=partial(self._made, lane)))
-            names = {**dict.fromkeys(SLOTS, "{slot}"), lane.rollout.scene.database.database: "{database}"}
-        for name, place in names.items():
+            plan = self._tries_of(lane)[-1].plan
+            names = {str(getattr(plan, name, "")): f"{{{name}}}" for name in ("slot", "left_slot")}
+            names[lane.rollout.scene.database.database] = "{database}"
+        for name, place in ((name, place) for name, place in names.items() if name):
             found = [point.replace(name, place) for point in found]
         return found
 
@@ -112,7 +113,7 @@ class Releases(Matrix):
 
     def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> subprocess.Popen[bytes]:
         assert self.nursery
-        environ = {"FAULT_AT": point.format(**{"slot": "", **arguments["plan"]}), "FAULT": fault}
+        environ = {"FAULT_AT": point.format(**arguments["plan"]), "FAULT": fault}
         return cast("subprocess.Popen[bytes]", self.nursery.start(self.run, arguments, environ))
 
 
@@ -224,8 +225,28 @@ def test_a_rollback_may_die_anywhere(matrix: Callable[..., Releases]) -> None:
     check(matrix("rollback", planned), 8)
 
 
+def test_what_a_deploy_displaces_comes_back(matrix: Callable[..., Releases]) -> None:
+    """The kept release, whose slot is freed for one that is bad."""
+
+    def planned(lane: Lane) -> Plan:
+        return lane.plan(lane.bad)
+
+    killed = matrix("deploy", planned, minimum_s=2)
+    check(killed, 3, [point for point in killed.points() if "free" in point])
+
+
+def test_a_rollback_that_builds_its_target_again_may_die_in_it(matrix: Callable[..., Releases]) -> None:
+    """Another release is kept in the slot, and is displaced."""
+
+    def planned(lane: Lane) -> Plan:
+        return make_plan(lane.world, lane.next_good(), "a test")
+
+    killed = matrix("rollback", planned)
+    check(killed, 4, [point for point in killed.points() if "free" in point or "start" in point])
+
+
 def test_migrations_may_die_anywhere(matrix: Callable[..., Releases]) -> None:
-    """Forward from the first moment on; the traffic stays where it is."""
+    """Those that ran stay, the others are the next deploy's; the traffic stays where it is."""
 
     def planned(lane: Lane) -> Plan:
         database = lane.rollout.scene.database.database
@@ -235,7 +256,7 @@ def test_migrations_may_die_anywhere(matrix: Callable[..., Releases]) -> None:
 
 
 def test_a_deploy_may_die_in_its_migrations(matrix: Callable[..., Releases]) -> None:
-    """They are finished, and the deploy is undone: an expanded schema serves the release before as well."""
+    """Both are undone, but for the migrations that ran: an expanded schema serves the release before as well."""
 
     def planned(lane: Lane) -> Plan:
         return lane.plan(lane.migration()).model_copy(update={"pending": True})
@@ -249,9 +270,9 @@ def test_a_deploy_may_die_in_its_migrations(matrix: Callable[..., Releases]) -> 
 
 @pytest.fixture
 def baking(lanes: dict[str, Lane], nursery: Nursery) -> Generator[tuple[Lane, Arguments, Any]]:
-    """A deploy whose bake would last a minute, after its first look."""
+    """A deploy after the first look of its bake, which has more to come."""
     lane = next(iter(lanes.values()))
-    lane.bakes(60)
+    lane.bakes(15)
     plan = lane.plan(lane.next_good())
     arguments = arguments_of(lane, "deploy", plan, f"baking {secrets.token_hex(4)}")
     process = nursery.start("tests.parts.rescue:run", arguments, {})
@@ -291,7 +312,6 @@ def test_the_same_key_goes_on_from_the_looks_that_were_stored(
     process.wait(10)
     before = lane.world.ledger.releases.looks(arguments["key"])
     live = lane.world.ledger.releases.bake(arguments["key"])
-    lane.bakes(8)
     end = time.monotonic() + 60
     while nursery.start("tests.parts.rescue:run", arguments, {}).wait(60) != 0:
         assert time.monotonic() < end, "it never went on"

@@ -58,22 +58,24 @@ def remembered(lab: Rollout, age: timedelta, *verdicts: str) -> str:
     return made
 
 
-def killed_in_its_bake(lab: Rollout, looks: int) -> str:
-    """A process of its own that deploys, as a worker's would, and is killed once so many looks are stored; its key."""
+def ended_in_its_bake(lab: Rollout, looks: int, by: signal.Signals) -> tuple[str, str]:
+    """A process of its own that deploys, and gets a signal once so many looks are stored; its key, its last words."""
     known = len(lab.world.ledger.releases.all())
     command = [sys.executable, "-m", "deployments", "run", "deploy", "--stage", "test"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=quiet, stderr=quiet)
+    with (lab.folder / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=said, stderr=said)
     try:
         end = time.monotonic() + 90
         while time.monotonic() < end and process.poll() is None:
             told = lab.world.ledger.releases.all()[known:]
             if told and len(lab.world.ledger.releases.looks(told[-1].release.key)) >= looks:
-                return told[-1].release.key
+                process.send_signal(by)
+                process.wait(60)
+                return told[-1].release.key, (lab.folder / "said").read_text()
             time.sleep(0.1)
         raise AssertionError(f"it never baked: exit code {process.poll()}")
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -89,7 +91,7 @@ def test_a_deploy_killed_in_its_bake_goes_on_where_it_was(
     lab.also(SHORT, 'minimum = "15s"\nmaximum = "20s"')
     head = lab.repository.release("feat: interrupted", {})
 
-    key = killed_in_its_bake(lab, looks=3)
+    key, _ = ended_in_its_bake(lab, 3, signal.SIGKILL)
     releases = lab.world.ledger.releases
     seen, live_at = releases.looks(key), releases.bake(key)
     assert lab.serves() == head  # what it started lives on
@@ -108,6 +110,25 @@ def test_a_deploy_killed_in_its_bake_goes_on_where_it_was(
     assert slack.asked.count("/api/chat.postMessage") == 1
 
 
+@pytest.mark.parametrize(
+    ("by", "why"),
+    [(signal.SIGTERM, "cancelled: its process was told to end"), (signal.SIGINT, "cancelled: interrupted from the ke")],
+)
+def test_a_deploy_told_to_end_in_its_bake_undoes_itself(lab: Rollout, by: signal.Signals, why: str) -> None:
+    before = lab.serves()
+    lab.repository.release(f"feat: ended by {by.name}", {})
+    lab.also(SHORT, 'minimum = "15s"\nmaximum = "20s"')
+
+    key, said = ended_in_its_bake(lab, 1, by)
+
+    told = newest(lab)
+    assert (told.release.key, told.state) == (key, "undone")
+    assert str(told.why).startswith(why)
+    assert said.splitlines()[-1].startswith("interrupted: what was under way is undone")
+    assert lab.serves() == before
+    assert lab.world.ledger.open() == []
+
+
 def test_the_same_deploy_twice_goes_on_only_when_the_first_is_dead(lab: Rollout, slack: FakeSlack) -> None:
     """The one that is refused edits no message of the one that lives."""
     before = lab.serves()
@@ -118,7 +139,7 @@ def test_the_same_deploy_twice_goes_on_only_when_the_first_is_dead(lab: Rollout,
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         end = time.monotonic() + 90
-        while lab.serves() == before and time.monotonic() < end:
+        while "live, and watched" not in str(slack.messages) and time.monotonic() < end:
             time.sleep(0.2)
         with pytest.raises(NotDone, match="is held by deploy"):
             deploy("test")

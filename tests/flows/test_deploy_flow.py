@@ -1,5 +1,6 @@
 """Releases of a real service behind a real balancer: kept or taken back, without one request failed by the switch."""
 
+import json
 import threading
 import time
 from collections.abc import Generator
@@ -16,7 +17,7 @@ from flows.deploy.flow import deploy, history
 from flows.effect import NotDone
 from flows.records_release import Told
 from flows.rollback.flow import rollback
-from tests.parts.rollout import Rollout, failures, rollout
+from tests.parts.rollout import Rollout, failures, git, rollout
 from tests.parts.scene import Scene
 
 pytestmark = pytest.mark.timeout(240)
@@ -147,18 +148,22 @@ def test_a_release_that_does_not_start_never_gets_traffic(lab: Rollout) -> None:
 
 def test_every_gate_that_refuses_is_named_and_secrets_are_not(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="flows")
-    commands = 'leak = "sh -c \'echo $DATABASE_URL; exit 3\'", hangs = "sleep 60"'
+    commands = 'leak = "sh -c \'echo it is ${DATABASE_URL:-nothing}; exit 3\'", hangs = "sleep 60"'
     lab.toml(
         'commands = { test = "python -m unittest --quiet" }\ncommand_limit = "30s"',
         f'commands = {{ {commands} }}\ncommand_limit = "1s"',
     )
+    lab.also('listing = "python migrate.py list"', """listing = "sh -c 'echo $DATABASE_URL; exit 4'\"""")
     try:
         with pytest.raises(NotDone, match="was not deployed") as refused:
             deploy("test")
     finally:
         lab.toml()
-    assert "leak: exit code 3" in str(refused.value)
-    assert "hangs: ended after 1.0 s (release.command_limit)" in str(refused.value)
+    assert "leak: exit code 3: it is nothing" in str(refused.value)  # only migrations and smoke tests get secrets
+    assert "migrations: the listing of the migrations failed with exit code 4: [REDACTED]" in str(refused.value)
+    assert "hangs: sleep 60 was ended after 1.0 s (release.command_limit), it said: it said nothing" in str(
+        refused.value
+    )
     for secret in (lab.scene.database.password, lab.environ["SERVICE_DATABASE_URL"]):
         assert not secret or secret not in str(refused.value) + caplog.text
 
@@ -168,10 +173,65 @@ def test_a_commit_that_is_not_there_or_not_on_the_branch_is_refused(lab: Rollout
         deploy("test", "0" * 40)
     lab.toml('platform = "processes"', 'platform = "processes"\nbranch = "release"')
     try:
-        with pytest.raises(NotDone, match="release"):
+        with pytest.raises(NotDone, match=r"branch: .*release"):
             deploy("test", lab.repository.head())
     finally:
         lab.toml()
+
+
+def test_gates_of_every_kind_refuse_at_once_each_with_its_reason(lab: Rollout) -> None:
+    """A commit beside the branch, in a freeze, without a variable, with a bad dependency, and no program that tests."""
+    before, count = lab.serves(), len(lab.world.ledger.history())
+    git(lab.repository, "checkout", "--quiet", "-b", "aside")
+    report = {"vulnerabilities": {"left-pad": {"severity": "high"}}}
+    lab.repository.release("feat: not merged", {}, {"audit.json": json.dumps(report)})
+    aside = git(lab.repository, "rev-parse", "HEAD").strip()
+    git(lab.repository, "checkout", "--quiet", "main")
+    freeze = '[[release.freezes]]\nbegins = 2020-01-01T00:00:00Z\nends = 2099-01-01T00:00:00Z\nreason = "Chuseok"\n'
+    audit = """[release.audit]\ncommand = "sh -c 'echo npm warn >&2; cat audit.json'"\n"""
+    lab.toml("[release.migrations]", f"{freeze}{audit}[release.migrations]")
+    lab.also('required = ["DATABASE_URL"]', 'required = ["DATABASE_URL", "JWT_SECRET"]')
+    lab.also('test = "python -m unittest --quiet"', 'test = "no-such-program"')
+    try:
+        with pytest.raises(NotDone, match="was not deployed") as refused:
+            deploy("test", aside)
+    finally:
+        lab.toml()
+    for said in (
+        f"branch: {aside[:8]} is not reachable from main: merge it first, or deploy another",
+        "environment: JWT_SECRET not set",
+        "freeze: deploys are frozen until 2099-01-01 00:00:00 UTC: Chuseok",
+        "audit: 1 high (left-pad)",
+        "test: 'no-such-program' cannot be run: there is no program 'no-such-program' here",
+    ):
+        assert said in str(refused.value)
+    assert (lab.serves(), len(lab.world.ledger.history())) == (before, count)
+
+
+def test_without_the_backup_before_it_nothing_is_deployed(lab: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, count = lab.serves(), len(lab.world.ledger.releases.all())
+    lab.repository.release("feat: not without a backup", {})
+    lab.toml("proven_backup = false", "proven_backup = true")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no longer the right one")
+    try:
+        with pytest.raises(NotDone, match=r"(?i)store|access|signature"):
+            deploy("test")
+    finally:
+        lab.toml()
+    assert (lab.serves(), len(lab.world.ledger.releases.all())) == (before, count)
+
+
+def test_a_migration_that_fails_ends_its_deploy_and_blocks_no_other(lab: Rollout) -> None:
+    before, file = lab.serves(), "migrations/0002_made.sql"
+    lab.repository.release("feat: a table, misspelt", {}, {file: "create tabel public.made (id bigint);\n"})
+    with pytest.raises(NotDone, match=r"the migrations failed with exit code 1: .*syntax error"):
+        deploy("test")
+    assert lab.world.ledger.open() == []
+    assert lab.serves() == before
+    head = lab.repository.release("fix: a table", {}, {file: "create table public.made (id bigint);\n"})
+    assert "KEPT" in deploy("test")
+    assert lab.serves() == head
+    assert newest(lab).release.schema_after != newest(lab).release.schema_before
 
 
 def test_a_dry_run_runs_no_command_and_changes_nothing(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,16 +251,16 @@ def test_no_traffic_proves_nothing_and_says_so(lab: Rollout) -> None:
 
 
 def test_a_breaking_migration_is_refused_unless_declared(lab: Rollout) -> None:
-    breaking = {"migrations/0002_drop.sql": "-- breaking\ndrop table public.favourites;\n"}
+    breaking = {"migrations/0003_drop.sql": "-- breaking\ndrop table public.favourites;\n"}
     lab.repository.release("feat: drop a column", {}, breaking)
-    with pytest.raises(NotDone, match="0002_drop would break"):
+    with pytest.raises(NotDone, match="0003_drop would break"):
         deploy("test")
-    lab.toml('status = "python migrate.py status"', 'compatible = ["0002_drop"]\nstatus = "python migrate.py status"')
+    lab.toml('status = "python migrate.py status"', 'compatible = ["0003_drop"]\nstatus = "python migrate.py status"')
     try:
         assert "KEPT" in deploy("test")
     finally:
         lab.toml()
-    with pytest.raises(NotDone, match="cannot work with the migrations 0002_drop"):
+    with pytest.raises(NotDone, match="cannot work with the migrations 0003_drop"):
         rollback("test", reason="a test")
 
 
@@ -263,6 +323,7 @@ def test_a_rollback_to_what_never_served_is_refused_before_anything(lab: Rollout
 
 
 def test_a_rollback_during_a_bake_asks_the_deploy_to_undo_itself(lab: Rollout) -> None:
+    """Once it names a target that could be gone back to; till then the deploy is left alone."""
     before = lab.serves()
     lab.repository.release("feat: regretted at once", {})
     lab.toml('minimum = "3s"\nmaximum = "5s"', 'minimum = "60s"\nmaximum = "90s"')
@@ -280,6 +341,13 @@ def test_a_rollback_during_a_bake_asks_the_deploy_to_undo_itself(lab: Rollout) -
     while lab.serves() == before and time.monotonic() < deadline:
         time.sleep(0.1)
     try:
+        with pytest.raises(NotDone, match="names no release that ever served"):
+            rollback("test", to="v99")
+        with pytest.raises(NotDone, match="is what is being deployed now"):
+            rollback("test", to=lab.serves()[:10])
+        with pytest.raises(NotDone, match="cannot work with the migrations 0003_drop"):
+            rollback("test", to=git(lab.repository, "rev-list", "--max-parents=0", "main")[:10])
+        assert [each.state for each in lab.world.ledger.open()] == ["acting"]
         said = rollback("test", reason="a regret")
     finally:
         lab.toml()
@@ -291,10 +359,19 @@ def test_a_rollback_during_a_bake_asks_the_deploy_to_undo_itself(lab: Rollout) -
 
 def test_the_bake_says_again_what_it_said(lab: Rollout) -> None:
     told = next(each for each in lab.world.ledger.releases.all() if each.why.startswith("ROLLED BACK"))
-    assert bake("test", f"v{told.release.number}") == told.why
+    lab.also("minimum_baseline = 100", 'minimum_baseline = 7\nobjective_error_percent = 60.0\nprofile = "strict"')
+    assert bake("test", f"v{told.release.number}") == told.why  # by the terms of then, not of today
+    lab.toml()
 
 
-def test_history_names_all_and_what_serves(lab: Rollout) -> None:
+def test_history_names_all_and_what_serves(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="flows")
     said = history("test")
     assert "serves;" in said
     assert f"{len(lab.world.ledger.releases.all())} releases are remembered" in said
+    work = lab.world.ledger.releases.work()[newest(lab).release.key]
+    assert {"branch", "freeze", "migrations"} < {gate.name for gate in work.gates}
+    assert work.looks > 0
+    assert "start " in work.steps
+    assert "shift to " in work.steps
+    assert f'"steps": "{work.steps}"' in caplog.text

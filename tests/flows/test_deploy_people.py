@@ -1,6 +1,7 @@
 """A deploy and the people around it: who vouches for a commit, who is told what, who decides when nothing is proven."""
 
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.records_release import Told
 from flows.rollback.flow import rollback
+from flows.world import World
+from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.github import ALL_RIGHTS, REPOSITORY, FakeGitHub, github, run, status
 from tests.parts.github import TOKEN as GITHUB_TOKEN
 from tests.parts.rollout import Rollout, failures, rollout
@@ -235,3 +238,64 @@ def test_a_bad_release_of_an_unknown_version_is_held_until_a_person_rolls_it_bac
     assert lab.serves() == before
     assert lab.world.ledger.releases.quarantined()[bad].endswith("4 in 10 searches fail")
     assert not [line for line in failures(log) if "answered 500" not in line]
+
+
+def settled_by_reconcile(lab: Rollout) -> None:
+    """In a world of its own, as its run has one."""
+    expire(lab.scene.ledger)
+    with closing(World.of("test").ledger) as ledger:
+        reconcile(ledger)
+
+
+def test_of_a_deploy_that_died_after_its_commit_reconcile_tells_and_publishes(
+    lab: Rollout, ci: FakeGitHub, channel: FakeSlack
+) -> None:
+    lab.also(WITH_GITHUB, f"{WITH_GITHUB}\npublish = true")
+    head = release(lab, ci, "feat: its process dies")
+    assert fork(lambda: deploy("test"), "commit").ended() == DIED
+    [message] = channel.messages.values()
+    assert message["text"] == "Deployment to test: live, and watched"
+
+    settled_by_reconcile(lab)
+
+    told = newest(lab)
+    assert (told.state, lab.serves()) == ("done", head)
+    [message] = channel.messages.values()
+    assert message["text"] == "Deployment to test completed, inconclusive"
+    assert str(told.why) in attachment(message)["text"]
+    assert {"title": "Deployed by", "value": told.release.actor, "short": True} in attachment(message)["fields"]
+    assert told.release.actor.endswith("in break glass")
+    assert ci.tags == {f"v{told.release.number}": head}
+
+
+def test_of_a_deploy_that_died_in_its_bake_reconcile_tells_that_it_was_taken_back(
+    lab: Rollout, channel: FakeSlack
+) -> None:
+    before, head = lab.serves(), lab.repository.release("feat: its process dies early", {})
+    slot = next(name for name, commit in lab.runs().items() if commit != before)
+    assert fork(lambda: deploy("test"), f"shift to {slot}:done").ended() == DIED
+
+    settled_by_reconcile(lab)
+
+    [message] = channel.messages.values()
+    assert message["text"] == "Deployment to test rolled back"
+    assert "its holder died while acting" in attachment(message)["text"]
+    assert f"({before[:8]}) serves." in attachment(message)["text"]
+    assert lab.serves() == before
+    assert head not in lab.world.ledger.releases.quarantined()  # nothing was found against it
+
+
+def test_of_a_rollback_that_died_after_its_commit_reconcile_tells_and_the_quarantine_holds(
+    lab: Rollout, channel: FakeSlack
+) -> None:
+    bad = lab.serves()
+    assert fork(lambda: rollback("test", reason="odd"), "commit").ended() == DIED
+    assert bad not in lab.world.ledger.releases.quarantined()
+
+    settled_by_reconcile(lab)
+
+    [message] = channel.messages.values()
+    assert message["text"] == "Rollback of test completed, not proven to help"
+    assert "Whether it helped is not proven: its process died. Run bake/test" in attachment(message)["text"]
+    assert lab.serves() != bad
+    assert lab.world.ledger.releases.quarantined()[bad].endswith(": odd")

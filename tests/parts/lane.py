@@ -163,7 +163,7 @@ class Lane:
 
 @contextmanager
 def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 0.1) -> Generator[Lane]:
-    """A lane whose second release serves, the first one is kept; under visitors."""
+    """A lane whose third release serves, the second one is kept; under visitors."""
     executed = folder / "executed.txt"
     with rollout(scene, folder) as made, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SERVICE_EXECUTED", str(executed))
@@ -174,7 +174,7 @@ def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 
         made.repository.release("fix: the fault", {})
         scene.toml(more=RELEASE.format(minimum_s=1))
         service = Lane(made, environ, tuple(releases), bad, Visitors(executed), executed)
-        for commit in releases[:2]:
+        for commit in releases:
             service.deploy(commit)
         with visiting(made.balancer.ports["frontend"], folder, clients, pause_s) as visitors:
             yield replace(service, visitors=visitors)

@@ -115,7 +115,16 @@ class Rollout:
 
 @contextmanager
 def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
-    """Everything started, nothing deployed; all of it ended afterwards."""
+    """Everything started, nothing deployed; flows run plainly, as in break glass. All of it is ended afterwards."""
+    with started(scene, folder) as made, pytest.MonkeyPatch.context() as patch, without_prefect():
+        for name, value in made.environ.items():
+            patch.setenv(name, value)
+        yield made
+
+
+@contextmanager
+def started(scene: Scene, folder: Path, **more: str) -> Generator[Rollout]:
+    """The same for flows under Prefect; with these variables too. Declared commands find this Python as `python`."""
     folder.mkdir(parents=True, exist_ok=True)
     balancer = Balancer(folder / "balancer").start()
     file = folder / "counter.sqlite"
@@ -124,7 +133,8 @@ def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
     with scene.database.connect() as connection:
         connection.execute("drop table public.users")
     fill_empty(scene.database, megabytes=0.1)
-    more = {
+    environ = {
+        **scene.environ,
         "PROCESSES_FOLDER": str(folder / "releases"),
         "PROCESSES_REPOSITORY": str(repository.folder),
         "PROCESSES_PORTS": json.dumps(balancer.slots),
@@ -133,13 +143,12 @@ def rollout(scene: Scene, folder: Path) -> Generator[Rollout]:
         "HAPROXY_URL": balancer.url,
         "COUNTER_FILE": str(file),
         "SERVICE_DATABASE_URL": scene.environ["DATABASE_URL"],
+        **more,
     }
-    made = Rollout(scene, repository, balancer, {**scene.environ, **more}, folder)
+    made = Rollout(scene, repository, balancer, environ, folder)
     made.toml()
     made.count()
-    with pytest.MonkeyPatch.context() as patch, without_prefect():
-        for name, value in more.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
         try:
             yield made

@@ -23,6 +23,7 @@ TIERS = (
     ("backup", "verify", "prune", "environment"),
     ("catalogue", "alert"),
 )
+CONCERNS = frozenset(name for tier in TIERS for name in tier)
 STARRED = (
     "flows.ledger",
     "flows.parts",
@@ -30,7 +31,7 @@ STARRED = (
     "flows.effect",
     "flows.people",
 )  # shared nouns that may touch the world
-ACTING = ("flow", "tasks", "steps", "settings")  # the files of a concern that may touch the world
+ACTING = ("flow", "tasks", "asking", "telling", "steps", "settings")  # the files of a concern that may touch the world
 PURE = frozenset({
     "abc", "base64", "bisect", "collections", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch",
     "fractions", "functools", "graphlib", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator",
@@ -70,7 +71,7 @@ class Module:
     def concern(self) -> str:
         """The concern that this file of flows/ belongs to, or nothing for the shared nouns."""
         parts = self.name.split(".")
-        return parts[1] if len(parts) > 1 and parts[0] == "flows" and parts[1] in {n for t in TIERS for n in t} else ""
+        return parts[1] if len(parts) > 1 and parts[0] == "flows" and parts[1] in CONCERNS else ""
 
     @property
     def decides(self) -> bool:
@@ -82,7 +83,8 @@ def decides(name: str) -> bool:
     """Whether a dotted name of flows/ (a module, or something in one) belongs to the pure part."""
     parts = name.split(".")
     starred = any(name == noun or name.startswith(f"{noun}.") for noun in STARRED)
-    return parts[0] == "flows" and not starred and not (len(parts) > 2 and parts[2] in ACTING)
+    acts = len(parts) > 2 and parts[1] in CONCERNS and parts[2] in ACTING
+    return parts[0] == "flows" and not starred and not acts
 
 
 def modules(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[Module]:
@@ -143,7 +145,7 @@ def pure(found: Sequence[Module]) -> Iterator[str]:
             if not (decides(name) or {package, name, name.rpartition(".")[0]} & PURE or reads_its_toml):
                 yield (
                     f"{module.path}:{line} imports {name.removesuffix('.*')}; a decision takes plain values. "
-                    "Move the effect to tasks.py (or steps.py, settings.py)."
+                    "Move the effect to tasks.py (or asking.py, telling.py, steps.py, settings.py)."
                 )
 
 

@@ -1,0 +1,156 @@
+"""Releases whose processes die or hang, before and behind the traffic; what comes between a rollback and its end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Generator
+
+import pytest
+
+from flows.deploy.flow import deploy
+from flows.effect import NotDone
+from flows.records_release import Told
+from flows.rollback.flow import rollback
+from tests.parts.deaths import fork
+from tests.parts.rollout import ROOT, Rollout, failures, rollout
+from tests.parts.scene import Scene
+
+pytestmark = pytest.mark.timeout(240)
+BAKE = 'minimum = "3s"\nmaximum = "5s"'
+SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
+LONG = 'minimum = "60s"\nmaximum = "90s"'
+
+
+@pytest.fixture(scope="module")
+def lab(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
+    """With a first release that serves."""
+    with rollout(stage, tmp_path_factory.mktemp("rollout")) as made:
+        made.toml(BAKE, SHORT)
+        deploy("test")
+        yield made
+
+
+@pytest.fixture
+def kept(lab: Rollout) -> str:
+    """The commit that is kept behind the one that serves; bakes are short again."""
+    lab.toml(BAKE, SHORT)
+    before = lab.serves()
+    lab.repository.release("feat: one more", {})
+    deploy("test")
+    return before
+
+
+def newest(lab: Rollout) -> Told:
+    return lab.world.ledger.releases.all()[-1]
+
+
+def eventually(question: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not question():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def killed(lab: Rollout, commit: str, by: signal.Signals = signal.SIGKILL) -> list[int]:
+    """The processes of that commit, which got the signal."""
+    pids = [pid for slot in lab.world.platform.slots().values() if slot.commit == commit for pid in slot.pids]
+    for pid in pids:
+        os.kill(pid, by)
+    return pids
+
+
+def test_a_deploy_over_a_release_that_died_is_no_first_one(
+    lab: Rollout, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flows")
+    dead = lab.serves()
+    assert killed(lab, dead)
+    lab.repository.release("feat: fails its checks", {"empty": True})
+    with pytest.raises(NotDone, match="its smoke tests failed"):
+        deploy("test")
+    assert kept in lab.runs().values()  # what it displaced is back
+    head = lab.repository.release("fix: what died", {})
+    said = deploy("test")
+    assert "KEPT" in said
+    assert "first release" not in said
+    assert f"{dead[:8]} has the traffic and does not live: nothing will be taken back to it" in caplog.text
+    assert (lab.serves(), newest(lab).release.previous) == (head, dead)
+
+
+def test_traffic_is_given_back_to_nothing_dead(lab: Rollout) -> None:
+    """What was kept dies while the new release bakes; evidence against that one starts it again first."""
+    lab.toml()
+    before, died = lab.serves(), threading.Event()
+    lab.repository.release("feat: worse than a dead one", {"errors": 0.4, "errors_after": 60})
+
+    def kills() -> None:
+        eventually(lambda: lab.serves() != before)
+        if killed(lab, before):
+            died.set()
+
+    with lab.visited() as log:
+        time.sleep(4)  # for a baseline
+        killing = threading.Thread(target=kills)
+        killing.start()
+        with pytest.raises(NotDone, match="ROLLED BACK"):
+            deploy("test")
+        killing.join(60)
+    assert died.is_set()
+    assert lab.serves() == before
+    assert not [line for line in failures(log) if "answered 500" not in line]
+
+
+def test_a_kept_process_that_hangs_is_built_again(lab: Rollout, kept: str) -> None:
+    stopped = killed(lab, kept, signal.SIGSTOP)
+    assert "it is built again" in rollback("test", to=kept[:10], dry_run=True)
+    assert f"({kept[:8]}) serves again" in rollback("test", to=kept[:10], reason="a test")
+    assert lab.serves() == kept
+    assert not {slot.pids[0] for slot in lab.world.platform.slots().values()} & set(stopped)
+
+
+def test_a_deploy_during_a_rollback_is_told_who_is_at_work(lab: Rollout, kept: str) -> None:
+    now = lab.serves()
+    lab.repository.release("feat: at the wrong time", {})
+    process = fork(lambda: rollback("test", to=kept[:10], reason="a test"), "shift to *:intent", "stop")
+    assert process.stopped()
+    with pytest.raises(NotDone, match=r"test/release is held by rollback .* since"):
+        deploy("test")
+    assert lab.serves() == now
+    assert process.wake() == 0
+    assert lab.serves() == kept
+
+
+def test_whether_a_rollback_helped_is_not_judged_by_what_replaces_it(lab: Rollout, kept: str) -> None:
+    """A fix goes live while the rollback is still watched: nothing is said against what was restored."""
+    lab.toml(BAKE, LONG)
+    said: list[str] = []
+    watching = threading.Thread(target=lambda: said.append(rollback("test", to=kept[:10], reason="a test")))
+    watching.start()
+    eventually(lambda: lab.serves() == kept)
+    lab.toml(BAKE, SHORT)
+    head = lab.repository.release("fix: forward", {})
+    eventually(lambda: not lab.world.ledger.open())
+    assert "KEPT" in deploy("test")
+    watching.join(60)
+    assert lab.serves() == head
+    assert "whether it helped is not proven: WATCHING" in said[0]
+
+
+def test_the_runbook_gives_the_traffic_back_without_a_ledger(lab: Rollout, kept: str) -> None:
+    if not shutil.which("socat"):
+        pytest.skip("socat is not installed")
+    text = (ROOT / "docs" / "runbooks" / "rollback.md").read_text(encoding="utf-8")
+    script = text.partition("```sh\n# back.sh")[2].partition("```")[0]
+    slots = {slot.commit: name for name, slot in lab.world.platform.slots().items()}
+    bad, balancer = lab.serves(), lab.world.traffic
+    words = ["bash", "-s", balancer.socket, balancer.backend, slots[kept], slots[bad]]
+
+    done = subprocess.run(words, input=f"# {script}", text=True, capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert lab.serves() == kept
+    assert balancer.shares() == {str(slots[kept]): 100, str(slots[bad]): 0}
+    balancer.shift({str(slots[kept]): 0, str(slots[bad]): 100})
