@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from blocks.postgres.contents import Contents, Table
 from blocks.postgres.crew import Crew
 from blocks.postgres.load import Difference, create_database, crew_for, load, make_roles, read_back
 from blocks.stream import new_identity
-from tests.blocks.processes import children, eventually, kill, meanwhile
+from tests.blocks.processes import children, command_lines, eventually, kill, meanwhile
 from tests.blocks.trip import IDENTITY, PREFIX, Back, bring_back, client, folder, new_database, one, run, taken
 from tests.parts.postgres import drop_database as forget_database
 from tests.parts.postgres import make_database
@@ -241,14 +242,26 @@ def test_a_killed_worker_fails_the_load_and_a_second_run_finishes_it(
     contents: Contents, new: Address, shelf: Path
 ) -> None:
     before = set(children(os.getpid()))
+    waits = "select exists (select from pg_locks where not granted and relation = 'pg_largeobject'::regclass)"
 
-    def kill_when_rows_come() -> None:
-        eventually(lambda: one(new, "select to_regclass('public.c') is not null"))
-        kill(max(set(children(os.getpid())) - before), signal.SIGKILL)
+    def kill_one_that_waits() -> None:
+        with new.connect() as connection, connection.transaction():
+            connection.execute("lock table pg_catalog.pg_largeobject in share mode")
+            ready.set()
+            eventually(lambda: one(new, waits))
+            for pid in {pid for pid, words in command_lines().items() if "blocks.postgres.worker" in words} - before:
+                if pid in children(os.getpid()):
+                    kill(pid, signal.SIGKILL)
 
-    with meanwhile(kill_when_rows_come), pytest.raises(Unreachable, match="a worker process died"):
-        loaded(new, contents, shelf)
+    ready = threading.Event()
+    with meanwhile(kill_one_that_waits):
+        assert ready.wait(20)
+        with pytest.raises(Unreachable, match="a worker process died"):
+            loaded(new, contents, shelf)
     eventually(lambda: set(children(os.getpid())) <= before)
+    assert bring_back_only(new, contents, shelf) != ()
+    loaded(new, contents, shelf)
+    assert bring_back_only(new, contents, shelf) == ()
 
 
 def test_a_restored_database_has_no_dead_rows_and_fresh_statistics(
