@@ -30,7 +30,7 @@ demo: $(READY) ## a real database backed up, proven, lost and restored through t
 	@$(RUN) -m deployments demo $(DEMO)
 
 test: $(READY) ## shape, decisions, blocks, flows: under 8 minutes
-	@$(PYTEST) -n 3 --dist loadfile $(RINGS) $(ARGS)
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(RINGS) $(ARGS)
 
 test-e2e: $(READY) ## the whole local stage, with server and worker; things are killed
 	@$(PYTEST) tests/e2e $(ARGS)

@@ -3,9 +3,12 @@
 BENCH_REQUESTS is how many (100 000). The machine's load stands beside each figure: all of it runs on the same cores.
 """
 
+import json
 import os
+import sqlite3
 import time
 from collections.abc import Generator
+from contextlib import closing
 from datetime import datetime
 
 import pytest
@@ -14,6 +17,7 @@ from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.ledger import Ledger
 from flows.rollback.asking import release_of, verify
+from flows.rollback.flow import rollback
 from flows.rollback.plan import RollbackPlan
 from flows.rollback.steps import go_back
 from flows.rollback.tasks import make_plan
@@ -25,7 +29,8 @@ from tests.parts.scene import Scene
 __all__ = ["stage"]  # a fixture
 pytestmark = pytest.mark.timeout(3600)
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "100000"))
-LAST_BAD_S, VERIFIED_S = 0.1, 5.0
+LAST_BAD_S, VERIFIED_S, PLANNED_S = 0.1, 5.0, 3.0
+WEEK_S = 7 * 86_400
 TIMES = 3
 
 
@@ -83,6 +88,24 @@ def test_a_rollback_by_a_person_is_verified_soon(service: Lane) -> None:
         print(f"by a person: decided to verified {took:.2f} s ({', '.join(said)}); {load()}")  # noqa: T201
         assert late == []
         assert took <= VERIFIED_S
+
+
+def test_a_dry_run_shows_its_plan_at_once(service: Lane) -> None:
+    """After a week in which every second had its requests."""
+    with service.rollout.scene.ledger.connect() as connection:
+        connection.execute("set session_replication_role = replica")  # no trigger keeps the past as it was
+        connection.execute("update ledger.bake set live_at = live_at - interval '8 days'")
+    hist = json.dumps({str(bucket): 1 for bucket in range(14, 39)})
+    now = int(time.time())
+    rows = ((now - back, slot, 25, back % 40 == 1, hist) for back in range(60, WEEK_S) for slot in ("blue", "green"))
+    with closing(sqlite3.connect(service.environ["COUNTER_FILE"], timeout=60)) as file, file:
+        file.executemany("insert or replace into served values (?, ?, ?, ?, ?)", rows)
+    for name, flow in (("deploy", deploy), ("rollback", rollback)):
+        began = time.monotonic()
+        flow("test", dry_run=True)
+        took = time.monotonic() - began
+        print(f"{name}'s dry run: {took:.2f} s; {load()}")  # noqa: T201
+        assert took <= PLANNED_S
 
 
 def went_back(world: World, commit: str) -> list[str]:

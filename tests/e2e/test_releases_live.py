@@ -234,14 +234,27 @@ def test_one_that_fails_its_smoke_tests_never_gets_traffic(live: Live) -> None:
     assert live.failed() == []
 
 
-@pytest.mark.skipif(not os.environ.get("SLOW_RELEASE"), reason="elsewhere: 200 requests a second, by `make bench`")
+@pytest.mark.parametrize(
+    ("rate", "share", "times"),
+    [
+        pytest.param(STEADY, 0.5, 4, id="much"),
+        pytest.param(
+            *(FAST, 0.1, 2),
+            id="little",
+            marks=pytest.mark.skipif(
+                not os.environ.get("SLOW_RELEASE"), reason="elsewhere: 200 requests a second, by `make bench`"
+            ),
+        ),
+    ],
+)
 @pytest.mark.usefixtures("long_enough_for_latency")
-def test_a_slow_one_is_taken_back_by_its_answer_times(live: Live) -> None:
-    live.visit(FAST)
-    live.await_baseline(15 * FAST, FAST)
+def test_a_slow_one_is_taken_back_by_its_answer_times(live: Live, rate: int, share: float, times: float) -> None:
+    """A share of its answers takes so many times the usual p95."""
+    live.visit(rate)
+    live.await_baseline(15 * rate, rate)
     before, usual = live.serves(), p95(live.minutes())
-    assert live.minutes()[-1].n > 15 * FAST, f"this machine is too busy for {FAST} requests a second"
-    slow = live.repository.release("feat: a slow list", {"slow": 0.1, "slow_s": 2 * usual})
+    assert live.minutes()[-1].n > 15 * rate, f"this machine is too busy for {rate} requests a second"
+    slow = live.repository.release("feat: a slow list", {"slow": share, "slow_s": times * usual})
 
     ended = live.deploy(slow).ended()
 

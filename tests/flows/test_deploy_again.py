@@ -176,17 +176,15 @@ def test_a_named_backup_must_be_proven_and_young(lab: Rollout) -> None:
     assert len(lab.world.ledger.backups()) == known + 1  # none was taken
 
 
-def test_a_rollback_says_what_it_would_do_within_three_seconds(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rollback_says_what_it_would_do(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="flows")
-    before, began = lab.serves(), time.monotonic()
+    before = lab.serves()
     said = rollback("test", reason="to see", dry_run=True)
-    took_s = time.monotonic() - began
     assert said.startswith("rollback on test: back to v")
     assert "| quarantine | of v" in caplog.text
     assert "## Refused candidates" in caplog.text
     assert "it is in quarantine (" in caplog.text
     assert lab.serves() == before
-    assert took_s <= 3
 
 
 def test_a_rollback_quarantines_and_a_pardon_lets_out(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
