@@ -14,6 +14,7 @@ from flows.serving import serving
 from flows.stage import Stage
 
 SLOTS = ("blue", "green")
+SHOWN_CHANGES = 50  # of a page; the release's notes have more
 _PENDING = {
     True: "pending, run before the new release starts",
     False: "none pending",
@@ -139,7 +140,9 @@ class DeployPlan(Plan):
             for g in self.gates
         ]
         parts += ["## Gates", "\n".join(["| gate | | | took |", "| --- | --- | --- | ---: |", *rows])]
-        for title, lines in (("Changes", self.changes), ("Not gone back to", self.refused)):
+        more = len(self.changes) - SHOWN_CHANGES
+        changes = (*self.changes[:SHOWN_CHANGES], *([f"and {more} more"] if more > 0 else []))
+        for title, lines in (("Changes", changes), ("Not gone back to", self.refused)):
             if lines:
                 parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
         return "\n\n".join(parts)

@@ -21,6 +21,9 @@ from flows.rollback.settings import Kept, Running, Traffic
 from flows.rollback.telling import keep_telling
 
 
+KEPT_BUILDS = 5  # of the newest releases: going back to them needs no repository
+
+
 class RolledBack(NotDone):
     """The release was taken back: by evidence, or by a policy because it proved nothing."""
 
@@ -76,7 +79,7 @@ def roll_out(op: Operation, plan: DeployPlan) -> None:
         op.commit(f"HELD, {why_not}, so nothing is taken back: {sentence(seen, stays=True)}")
     else:
         raise RolledBack(sentence(seen))
-    world.platform.prune_builds([])
+    world.platform.prune_builds([told.release.commit for told in world.ledger.releases.all()[-KEPT_BUILDS:]])
 
 
 def _why_not_taken_back(plan: DeployPlan, version: str) -> str:

@@ -18,6 +18,7 @@ from flows.serving import serving
 from flows.world import World
 
 LOOK_S = 0.2
+MOST_CHANGES = 1000  # of the commits since what serves
 
 
 @effect(name="look")
@@ -36,12 +37,12 @@ def look(world: World, commit: str) -> Seen:
     schema = read_schema(world)
     return Seen(
         commit=whole,
-        subject=(platform.git.subjects("", whole) or [""])[0],
+        subject=(platform.git.subjects("", whole, most=1) or [""])[0],
         slots=slots,
         shares=world.traffic.shares(),
         releases=tuple(releases),
         environment=tuple(sorted(name for name, value in platform.environment.items() if value.get_secret_value())),
-        changes=tuple(platform.git.subjects(current.commit, whole)) if current and known else (),
+        changes=tuple(platform.git.subjects(current.commit, whole, most=MOST_CHANGES)) if current and known else (),
         schema=schema,
         way_back=choose(known_releases(world, releases, now), None, schema, rules_of(world)),
         now=now,

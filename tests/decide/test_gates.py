@@ -141,6 +141,12 @@ def test_a_dry_run_does_not_say_of_the_way_back_what_it_did_not_ask() -> None:
     assert "| migrations | not asked: a dry run runs no command |" in page
 
 
+def test_the_page_shows_the_newest_changes_and_how_many_more_there_are() -> None:
+    many = replace(seen(released()), changes=tuple(f"change {number}" for number in range(73)))
+    page = plan_deploy(Stage.named("local"), many, [], (), False, "").markdown
+    assert page.endswith("- change 49\n- and 23 more")
+
+
 def dead(*releases: Told) -> Seen:
     return replace(seen(*releases), slots={"blue": "", "green": OLD})
 
