@@ -20,7 +20,6 @@ from flows.rollback.asking import await_balancer, await_healthy, endpoints_answe
 from flows.rollback.settings import Kept, Running, Traffic
 from flows.rollback.telling import keep_telling
 
-
 KEPT_BUILDS = 5  # of the newest releases: going back to them needs no repository
 
 
