@@ -48,6 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "backups"
 READY_SECONDS = 90
 FIRST_RELEASE_SECONDS = 120
+SETTLE_SECONDS = 120
 VISITORS_A_SECOND = 25
 Say = Callable[[str], None]
 
@@ -307,11 +308,12 @@ def _platform(folder: Path) -> dict[str, str]:
 
 
 def _start_releases(stage: LocalStage, say: Say) -> None:
-    """What ran before runs again; on a new stage the first release is deployed, and bakes while others go on."""
+    """What ran before runs again; where nothing does the first release is deployed, and bakes while others go on."""
     world = World(Stage.named("local"), stage.environ)
     if world.platform.revive():
         say("the releases that ran before run again")
-    elif not any(slot.alive for slot in world.platform.slots().values()):
+    _await_reconcile(world, stage)
+    if not any(slot.alive for slot in world.platform.slots().values()):
         with temporary_settings({PREFECT_API_URL: stage.environ["PREFECT_API_URL"]}):
             asked: Any = run_deployment(
                 "deploy/local", timeout=0, as_subflow=False, flow_run_name="deploy the first release"
@@ -323,6 +325,19 @@ def _start_releases(stage: LocalStage, say: Say) -> None:
         command = ["-m", "deployments.local.visitors", "--url", stage.service, "--a-second", str(VISITORS_A_SECOND)]
         visitors.start([sys.executable, *command], stage.environ)
     say(f"the sample service answers at {stage.service}, with live traffic")
+
+
+def _await_reconcile(world: World, stage: LocalStage) -> None:
+    """A `down` may have cut a deploy off: it is undone, and takes its release with it, so that is waited for."""
+    late = 3 * world.stage.ledger.lease
+    dead = {each.id for each in world.ledger.open() if each.renewed_ago > late or each.state == "undoing"}
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while dead & {each.id for each in world.ledger.open()}:
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                f"what `down` cut off is not settled after {SETTLE_SECONDS} s: see reconcile in {stage.ui}"
+            )
+        time.sleep(0.2)  # the ledger tells nobody what it settled
 
 
 def _await_service(stage: LocalStage) -> None:

@@ -16,11 +16,13 @@ from rich.console import Console
 from deployments.local.database import ServiceDatabase
 from deployments.local.demo import Show, brought_up
 from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage
+from flows.records_release import Told
 from flows.stage import STAGES, Stage
 from flows.world import World
 
 pytestmark = pytest.mark.timeout(600)
-LONG, SHORT = 'look = "10s"\nminimum = "30s"', 'look = "2s"\nminimum = "4s"'  # the first release's bake
+BAKE = 'minimum = "30s"\nmaximum = "5m"'  # of the first release
+BAKES = {"one": 'minimum = "10s"\nmaximum = "5m"', "two": 'minimum = "1h"\nmaximum = "1h"'}
 LISTENS = "0A"  # the state of such a socket in /proc/net/tcp
 LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 ROWS = "select count(*), md5(string_agg(u::text, ',' order by id)) from public.users u"
@@ -41,10 +43,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[LocalStage]
 
 def bring_up(folder: Path) -> None:
     """As a person does it in that checkout."""
-    text = (STAGES / "local.toml").read_text()
-    assert LONG in text
+    text, name = (STAGES / "local.toml").read_text(), folder.name.rstrip("0")
+    assert BAKE in text
     toml(folder).parent.mkdir()
-    toml(folder).write_text(text.replace(LONG, SHORT))
+    toml(folder).write_text(text.replace(BAKE, BAKES[name]))
     command = [sys.executable, "-m", "deployments", "up"]
     environ = os.environ | checkout(folder)
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
@@ -127,10 +129,11 @@ def asked_for(stage: LocalStage) -> list[str]:
 
 def test_a_backup_that_ci_asks_for_ends_as_the_backup_does(both: list[LocalStage]) -> None:
     one, two = both
-    paper = toml(two.folder)
-    paper.write_text(paper.read_text().replace('"public.sessions"', '"public.nothing"'))  # matches nothing: refused
+    paper, text = toml(two.folder), toml(two.folder).read_text()
+    paper.write_text(text.replace('"public.sessions"', '"public.nothing"'))  # a rule without a match: refused
     with ThreadPoolExecutor() as pool:
         done, failed = pool.map(ask, both)
+    paper.write_text(text)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(asked_for(one)) == 1
     assert failed.returncode == 1, failed.stdout + failed.stderr
@@ -138,22 +141,40 @@ def test_a_backup_that_ci_asks_for_ends_as_the_backup_does(both: list[LocalStage
     assert not asked_for(two)
 
 
-def test_it_is_reused_left_up_for_whoever_had_it_up_and_back_with_its_rows_after_a_clean_end(
+def enter(monkeypatch: pytest.MonkeyPatch, stage: LocalStage) -> Show:
+    """Go to that checkout; a demo there shows nothing."""
+    for name, value in checkout(stage.folder).items():
+        monkeypatch.setenv(name, value)
+    return Show(Console(quiet=True))
+
+
+def test_another_up_reuses_it_and_a_demo_leaves_up_what_was_up(
     both: list[LocalStage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = both
-    for name, value in checkout(one.folder).items():
-        monkeypatch.setenv(name, value)
-    show, before, had = Show(Console(quiet=True)), known(one), rows(one)
-
+    one, _ = both
+    show, before = enter(monkeypatch, one), known(one)
     with brought_up(show):
         assert known(one) == before
     assert is_up()
+
+
+def test_after_a_clean_end_it_comes_back_with_its_rows_and_a_release_that_serves(
+    both: list[LocalStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first release was still being watched, so that deploy is undone, and asked for again."""
+    one, two = both
+    had = rows(two)
     with ThreadPoolExecutor() as pool:
         list(pool.map(down, (one.folder, two.folder)))
     assert processes(one) | processes(two) == set()
 
-    with brought_up(show) as again:
-        assert again.ports == one.ports
+    with brought_up(enter(monkeypatch, two)) as again:
+        assert again.ports == two.ports
         assert rows(again) == had
-    assert processes(one) == set()
+        assert [each.state for each in releases(again)] == ["undone", "acting"]
+        assert httpx.get(f"{again.service}/health", timeout=10).is_success
+    assert processes(two) == set()
+
+
+def releases(stage: LocalStage) -> list[Told]:
+    return World(Stage.named("local"), stage.environ).ledger.releases.all()
