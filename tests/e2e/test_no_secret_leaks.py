@@ -104,6 +104,7 @@ def releases(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generato
     """Its platform; the service has a secret of its own in its environment."""
     with started(stage, tmp_path_factory.mktemp("releases"), SERVICE_API_KEY=VARIABLE) as made:
         made.toml('minimum = "3s"\nmaximum = "5s"', 'minimum = "1s"\nmaximum = "1s"')
+        made.also('required = ["DATABASE_URL"]', 'required = ["DATABASE_URL", "API_KEY"]')
         yield made
 
 
@@ -135,7 +136,7 @@ def release_all(releases: Rollout) -> list[tuple[str, str]]:
     releases.repository.release("feat: refused", {})
     releases.also('smoke = "python smoke.py"', f'smoke = "{SHOWS}"')
     said += [ended(deploy("test", return_state=True))]
-    releases.also("commands = {", f'commands = {{ shows = "{SHOWS}",')
+    releases.also('listing = "python migrate.py list"', f'listing = "{SHOWS}"')
     return [*said, ended(deploy("test", return_state=True)), ended(rollback("test", return_state=True))]
 
 
@@ -240,7 +241,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     assert not leaks
     known = {
         "Prefect's table flow_run": "daily of",
-        "Prefect's table log": "500 rows",
+        "Prefect's table log": "daily backup of",
         "Prefect's table artifact": "is proven",
         "Prefect's table flow_run_state": "is proven",
         "Prefect's table events": "prefect.flow-run.Failed",
@@ -257,8 +258,8 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     assert len(good) == 11
     wanted = (
         "reconcile has never run: start a worker",
-        "gets no traffic: its smoke tests failed: it was ***",
-        "was not deployed: shows: it failed with exit code 1",
+        "gets no traffic: its smoke tests failed: it was [REDACTED]",
+        "the listing of the migrations failed with exit code 1: it was [REDACTED]",
         "no backup 20200101T000000Z-daily-aaaaaa: 1 are known",
         "type the live database's name",
         "exists already on",
