@@ -32,7 +32,9 @@ FLOWS: Mapping[str, str] = {
     "status": "flows.status.flow",
 }
 ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"
-INTERRUPTED = "interrupted: what was under way is undone, by reconcile where it could not be here"
+INTERRUPTED = "interrupted: what was under way is undone"
+LATER = ", by reconcile where it could not be here"
+LEFT = " where that could be done here; look at what is left, as nobody else goes on without a ledger"
 
 
 class TerminationSignal(KeyboardInterrupt):
@@ -58,7 +60,7 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
     except NotDone as error:
         sentence, code = str(error), 1
     except KeyboardInterrupt:
-        sentence, code = INTERRUPTED, 130
+        sentence, code = INTERRUPTED + (LEFT if glass.alone else LATER), 130
     if as_json:
         said = {"flow": name, "stage": stage, "done": code == 0, "sentence": sentence, "backups": ids_in(sentence)}
         print(json.dumps(said | people.take_outcome(), ensure_ascii=False))
