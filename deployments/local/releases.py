@@ -81,8 +81,11 @@ class Releases:
         releases, now = self.world.ledger.releases.all(), datetime.now(UTC)
         current = serving(releases, now)
         served = spans_of(current.commit, spans(releases, now)) if current else []
-        counter = self.world.counter
-        return sum(counter.totals([span.release.slot], span.begins, span.ends)[0] for span in served)
+        return sum(
+            minute.n  # of whole minutes, as a baseline counts them
+            for span in served
+            for minute in self.world.counter.minutes([span.release.slot], span.begins, span.ends)
+        )
 
     def _failures(self, since: datetime) -> list[str]:
         """Lines of the visitors' log: `failed at TIME: WHAT`."""
