@@ -119,6 +119,15 @@ class Processes(Block):
             self.git.checkout(whole, folder / whole)
             yield folder / whole
 
+    def can_build(self, commit: str) -> bool:
+        """Whether there is a checkout of it, or a repository that has it."""
+        if (self._builds / commit).exists():
+            return True
+        try:
+            return self.git.has(commit)
+        except Missing:
+            return False
+
     def start(self, slot: str, commit: str) -> None:
         """Start the commit there, in a session of its own; returns when it is seen to run, healthy or not.
 

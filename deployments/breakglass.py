@@ -32,7 +32,7 @@ FLOWS: Mapping[str, str] = {
     "status": "flows.status.flow",
 }
 ALONE = "without a ledger nothing keeps a second operator out: make sure that nobody else works on this stage"
-INTERRUPTED = "interrupted: what was under way is undone"
+INTERRUPTED = "interrupted: what was under way is undone or, once committed, finished"
 LATER = ", by reconcile where it could not be here"
 LEFT = " where that could be done here; look at what is left, as nobody else goes on without a ledger"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, WorkPoolFilter
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -190,8 +190,10 @@ def _orphaned_queues(client: SyncPrefectClient, wanted: Sequence[Declared], repo
     """Queues of the pool on which no deployment lies any more; Prefect keeps a default one in every pool."""
     pool = client.read_work_pool(wanted[0].pool)
     named = {one.queue for one in wanted}
+    on_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool.name]}})
+    used = {each.work_queue_id for each in client.read_deployments(work_pool_filter=on_pool)}
     for queue in client.read_work_queues(work_pool_name=pool.name):
-        if queue.name in named or queue.id == pool.default_queue_id:
+        if queue.name in named or queue.id in used or queue.id == pool.default_queue_id:
             continue
         if prune:
             client.delete_work_queue_by_id(queue.id)

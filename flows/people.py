@@ -100,10 +100,6 @@ class Announcement:
         if self._notice:
             keep(self._notice)
 
-    def take_up(self, kept: Notice | None, keep: Keep) -> None:
-        """The message of another process that died, and nothing of what was shown here before."""
-        self._notice, self._keep, self._at, self._is_over = kept, keep, -math.inf, False
-
     def show(self, message: Message, *, last: bool = False, every_s: float = 0.0) -> None:
         """Show this state, unless one was shown less than `every_s` ago; after the last one there is none."""
         if self._way is None or self._is_over or time.monotonic() - self._at < every_s:

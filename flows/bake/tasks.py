@@ -24,6 +24,7 @@ from flows.stage import Stage
 from flows.world import World
 
 LAG_S = 2.0  # the counter commits a second after it ended
+ASKED_EVERY_S = 1.0  # who serves
 PATIENCE_S = 5  # for a counter that is late
 PROXY = "-"  # the counter's name for answers that no server gave: they count for who has the traffic
 
@@ -105,10 +106,18 @@ def watch(
 
 
 def serves_still(world: World, release: Release) -> Callable[[], None]:
-    """For a watch that holds nothing: raises Replaced once another release has the traffic."""
+    """For a watch that holds nothing: raises Replaced once another release has the traffic, as far as is known."""
+    asked_at = -math.inf
 
     def still() -> None:
-        now = serving(world.ledger.releases.all(), datetime.now(UTC))
+        nonlocal asked_at
+        if time.monotonic() - asked_at < ASKED_EVERY_S:
+            return
+        asked_at = time.monotonic()
+        try:
+            now = serving(world.ledger.releases.all(), datetime.now(UTC))
+        except Unreachable:
+            return  # a ledger that is away for a moment ends no watch
         if now is None or now.key != release.key:
             raise Replaced(f"{now.name if now else 'nothing'} has the traffic now: the watch of {release.name} is over")
 

@@ -144,7 +144,10 @@ def _migrations(world: World, checkout: Path | None) -> Answers:
 
 def _status(world: World, folder: Path) -> tuple[Gate, bool]:
     done = _run(world, folder, world.stage.release.migrations.status)
-    return gates.migrations(done.code, hide(done.last_words))
+    try:
+        return gates.migrations(done.code, hide(done.last_words))
+    except ValueError as unknown:
+        raise NotDone(str(unknown)) from None
 
 
 def _audit(world: World, checkout: Path | None, now: datetime) -> Gate:

@@ -32,6 +32,8 @@ def deploy(stage: str, commit: str = "", backup: str = "before-deploy", dry_run:
             settled = world.carry_out(roll_out, plan, key=plan.key, look=partial(tasks.look_again, world, plan))
         except RolledBack as bad:
             raise NotDone(telling.taken_back(world, plan, str(bad))) from None
+        if plan.is_one_way:
+            tasks.watch_on(world, plan)
         return telling.report(world, plan, settled)
 
 

@@ -95,7 +95,7 @@ def way_back(seen: Seen, migrations: Sequence[Migration], compatible: Sequence[s
         )
         return Gate(name="way back", ok=False, sentence=sentence)
     if seen.is_dead:
-        dead = f"{seen.live_commit[:SHORT]} has the traffic and does not live: nothing will be taken back to it"
+        dead = f"{seen.live_commit[:SHORT]} has the traffic and does not live: the new release stays, whatever is found"
         return Gate(name="way back", ok=True, warning=True, sentence=dead)
     later = "" if is_known else "; whether a migration breaks it is not asked in a dry run"
     sentence = f"{seen.live_commit[:SHORT]} stays in its slot, drained and running{later}"

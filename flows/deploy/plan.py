@@ -112,6 +112,11 @@ class DeployPlan(Plan):
         return f"v{self.number} ({self.commit[:SHORT]})"
 
     @property
+    def is_one_way(self) -> bool:
+        """Whether there is nothing that the traffic could be given back to: what should serve is dead."""
+        return bool(self.left_slot) and not self.way_back_lives
+
+    @property
     def sentence(self) -> str:
         """The plan in one sentence."""
         instead = f" instead of {self.previous[:SHORT]}" if self.previous else ", the first release"

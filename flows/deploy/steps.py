@@ -6,19 +6,22 @@ stopped. After it the release stays; the one before it is kept in its slot, drai
 
 from functools import partial
 
+from flows import people
 from flows.bake.sentence import sentence
 from flows.bake.tasks import go_live, watch
 from flows.deploy.asking import smoke
 from flows.deploy.plan import DeployPlan
 from flows.deploy.settings import Migrated
 from flows.deploy.tasks import remember_schema
-from flows.deploy.telling import tell, tell_for_the_dead, tell_while_baking
+from flows.deploy.telling import STAYS, tell, tell_for_the_dead, tell_while_baking
 from flows.effect import NotDone, actor
 from flows.ledger import Operation, steps
 from flows.records import Plan
+from flows.records_release import Release
 from flows.rollback.asking import await_balancer, await_healthy, endpoints_answer, released
 from flows.rollback.settings import Kept, Running, Traffic
 from flows.rollback.telling import keep_telling
+from flows.world import World
 
 KEPT_BUILDS = 5  # of the newest releases: going back to them needs no repository
 
@@ -66,25 +69,35 @@ def roll_out(op: Operation, plan: DeployPlan) -> None:
     op.ensure(shift, Traffic(), plan.shares)
     if plan.way_back_lives:
         op.ensure(f"keep {plan.left_slot}", Kept(plan.left_slot, plan.previous), True)
-    if op.committed:
-        return
+    if not op.committed:
+        _bake(op, plan, release, is_live=is_live)
+
+
+def _bake(op: Operation, plan: DeployPlan, release: Release, *, is_live: bool) -> None:
+    """Its verdict commits, or undoes; where nothing lives that the traffic could be given back to, it comes later."""
+    world = op.world
     go_live(world, release, op)
     if not is_live:
         tell(world, release.name, "baking", plan.sentence)
+    if plan.is_one_way:
+        op.commit(STAYS)
+        return
     seen = watch(world, release, op.still, partial(tell_while_baking, world, release.name))
     if seen.action != "rollback":
         op.commit(sentence(seen))
-    elif why_not := _why_not_taken_back(plan, world.stage.release.version):
-        op.commit(f"HELD, {why_not}, so nothing is taken back: {sentence(seen, stays=True)}")
-    else:
+    elif world.stage.release.version:
         raise RolledBack(sentence(seen))
-    world.platform.prune_builds([told.release.commit for told in world.ledger.releases.all()[-KEPT_BUILDS:]])
+    else:
+        op.commit(f"HELD, the served version is unknown, so nothing is taken back: {sentence(seen, stays=True)}")
+    _prune_builds(world)
 
 
-def _why_not_taken_back(plan: DeployPlan, version: str) -> str:
-    if not version:
-        return "the served version is unknown"
-    return "" if plan.way_back_lives else "what served before was dead already"
+def _prune_builds(world: World) -> None:
+    """What cannot be deleted is only said."""
+    try:
+        world.platform.prune_builds([told.release.commit for told in world.ledger.releases.all()[-KEPT_BUILDS:]])
+    except OSError as kept:
+        people.say(f"old checkouts stay: {kept}")
 
 
 def _checked_before_traffic(op: Operation, plan: DeployPlan) -> None:

@@ -2,17 +2,19 @@
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 from blocks.errors import Missing
 from flows import people
 from flows.backup.flow import backup as take_backup
+from flows.bake.tasks import Replaced, serves_still, watch
 from flows.deploy.asking import BEFORE_DEPLOY, ask_gates
 from flows.deploy.plan import DeployPlan, Seen, plan_deploy
-from flows.deploy.telling import tell
+from flows.deploy.telling import tell, tell_while_baking
 from flows.effect import NotDone, effect
 from flows.ledger import Operation
 from flows.records_release import Release
-from flows.rollback.asking import insist_on_a_platform, known_releases, read_schema, rules_of
+from flows.rollback.asking import insist_on_a_platform, known_releases, read_schema, release_of, rules_of
 from flows.rollback.candidates import choose
 from flows.serving import serving
 from flows.world import World
@@ -96,6 +98,15 @@ def look_again(world: World, plan: DeployPlan) -> DeployPlan:
     """The plan once more, from what is seen while everything is held; gates are not asked again."""
     seen = look(world, plan.commit)
     return plan_deploy(world.stage, seen, plan.gates, plan.migrations, plan.pending, plan.backup)
+
+
+def watch_on(world: World, plan: DeployPlan) -> None:
+    """The bake of a release that stays whatever is found; over, when another one gets the traffic."""
+    release = release_of(world, plan.key)
+    try:
+        watch(world, release, serves_still(world, release), partial(tell_while_baking, world, release.name))
+    except Replaced as over:
+        people.say(str(over))
 
 
 def remember_schema(world: World, release: Release, op: Operation) -> Release:

@@ -7,21 +7,23 @@ from datetime import UTC, datetime
 from blocks.errors import BlockError
 from flows import people
 from flows.bake.plot import evidence_image
+from flows.bake.sentence import sentence as sentence_of
 from flows.bake.tasks import replay
 from flows.deploy.asking import github_of
 from flows.deploy.notes import notes, tag, title
 from flows.deploy.plan import DeployPlan, Seen
 from flows.effect import NotDone, effect
-from flows.ledger import Busy, Settled, Stopped
+from flows.ledger import Busy, Fenced, Settled, Stopped
 from flows.ledger.hands import sentence as words_of
 from flows.notice import State, deploy_message, is_last
 from flows.records_release import Gate, Release
 from flows.redact import hide
 from flows.rollback.asking import quarantined, release_of, released, verify
-from flows.rollback.telling import facts_of, take_up
+from flows.rollback.telling import facts_of, message_of_the_dead
 from flows.serving import serving
 from flows.world import World
 
+STAYS = "as what served before is dead"
 TOLD_EVERY_S = 60.0  # while it bakes
 INCONCLUSIVE = ", inconclusive "  # as the sentence of a bake says it
 
@@ -39,6 +41,8 @@ def telling(world: World, seen: Seen, *, dry_run: bool) -> Generator[None]:
         tell(world, seen.name, "gates", seen.subject)
     try:
         yield
+    except Fenced:
+        raise  # whoever has it now tells its end
     except BaseException as error:
         if not (seen.unfinished and isinstance(error, Busy)):  # else it is told by whoever holds it
             tell(world, seen.name, "rolled back" if isinstance(error, Stopped) else "failed", words_of(error))
@@ -103,7 +107,6 @@ def tell_for_the_dead(world: World, plan: DeployPlan, settled: Settled) -> None:
     release, why = released(world, plan.key), str(settled.reason)
     if release is None:
         return
-    take_up(world, release)
     if settled.state == "done":
         state, sentence = _stays(world, plan, release, why)
     else:
@@ -112,11 +115,14 @@ def tell_for_the_dead(world: World, plan: DeployPlan, settled: Settled) -> None:
         now = serving(world.ledger.releases.all(), datetime.now(UTC))
         state, sentence = "rolled back", f"{release.name}: {why}. Now {now.name if now else 'nothing'} serves."
     message = deploy_message(facts_of(world, release.name, release.actor), state, sentence, datetime.now(UTC))
-    world.announcement.show(message, last=True)
+    message_of_the_dead(world, release).show(message, last=True)
 
 
 def _stays(world: World, plan: DeployPlan, release: Release, said: str) -> tuple[State, str]:
     """How it ended and the sentence, once it is a release on GitHub; one that is held is none."""
+    if said == STAYS:
+        seen = replay(world, release)
+        said = f"{'HELD' if seen.is_against_it else 'KEPT'}, {STAYS}: {sentence_of(seen, stays=True)}"
     if said.startswith("HELD"):
         return "held", f"{release.name}: {said}"
     state = "inconclusive" if INCONCLUSIVE in said else "kept"

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
+from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -66,6 +67,7 @@ class Entry:
     trouble: str | None
     stop_asked: str | None
     reason: str | None
+    prefect_run: UUID | None
 
     def __str__(self) -> str:
         """`deploy v43, undone after 12 s: error rate 4.1 %; anna, approved by ben`."""

@@ -2,12 +2,14 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextvars import copy_context
 from uuid import UUID
 
 from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
@@ -38,7 +40,7 @@ LISTS = (
 """Every step list of the house: a row of the journal can only be rebuilt where its list is imported."""
 LIVES_S = 65 * 60.0
 TICK_S = 5.0
-LISTEN_TICKS = 6
+LISTEN_S = 30.0
 HEARTBEAT = "prefect.flow-run.heartbeat"
 RUNNING = {"state": {"type": {"any_": ["RUNNING"]}}}
 WAITS = "another reconcile is at work: this one waits"
@@ -62,15 +64,18 @@ def record_strays(world: World) -> str:
 def keep_watch(world: World) -> str:
     """Tick until the time is over; a ledger that does not answer for a while is asked again at the next tick."""
     end, settled, silent_since = time.monotonic() + LIVES_S, 0, 0.0
-    pause, heard, ticks = threading.Event(), Heard(), 0
+    pause, at_work = threading.Event(), threading.Event()
+    if not plain() and flow_run.id:
+        here = copy_context()
+        threading.Thread(
+            target=here.run, args=[_listen_on, world, UUID(str(flow_run.id)), at_work], daemon=True
+        ).start()
     while time.monotonic() < end:
         try:
             told = world.ledger.tick_once()
             said = [line for line in told if line != WAITS]
-            silent_since, ticks = 0.0, ticks + 1
-            if WAITS not in told and ticks % LISTEN_TICKS == 0 and not plain() and flow_run.id:
-                heard, marked = listen(world.stage.name, UUID(str(flow_run.id)), heard)
-                said += marked
+            silent_since = 0.0
+            (at_work.clear if WAITS in told else at_work.set)()
         except Unreachable as silent:
             said = [] if silent_since else [f"the ledger does not answer: {silent}"]
             silent_since = silent_since or time.monotonic()
@@ -78,27 +83,50 @@ def keep_watch(world: World) -> str:
             people.say(line)
         settled += len(said)
         pause.wait(min(TICK_S, max(end - time.monotonic(), 0.0)))
+    at_work.clear()
     return f"{count(settled, 'thing')} settled or said in {LIVES_S / 60:.0f} min"
 
 
-def listen(stage: str, own: UUID, heard: Heard) -> tuple[Heard, list[str]]:
+def _listen_on(world: World, own: UUID, at_work: threading.Event) -> None:
+    """Beside the ticks, as long as the process lives: a Prefect server that hangs holds up nothing but this."""
+    heard, away = Heard(), False
+    while True:
+        time.sleep(LISTEN_S)  # heartbeats come when they come
+        if not at_work.is_set():
+            heard = Heard()
+            continue
+        try:
+            holding = {entry.prefect_run for entry in world.ledger.open() if entry.prefect_run}
+            heard, said = listen(world.stage.name, own, heard, holding)
+            away = False
+        except (HTTPError, PrefectException, ValueError, Unreachable) as error:
+            said = [] if away else [f"who is still running could not be asked: {type(error).__name__}"]
+            heard, away = Heard(), True
+        for line in said:
+            people.say(line)
+
+
+def listen(stage: str, own: UUID, heard: Heard, holding: Collection[UUID]) -> tuple[Heard, list[str]]:
     """One look at who still runs on the stage's pool: a run that fell silent is marked Crashed, and named.
 
-    A dump, a proof and a look hold no operation: when worker and run die together, nobody else says so of them.
+    A dump, a proof and a look hold no operation: when worker and run die together, nobody else says so of them. Who
+    is `holding` one is judged by its lease alone.
     """
-    try:
-        with get_client(sync_client=True) as client:
-            running = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter.model_validate(RUNNING),
-                work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [stage]}}),
-            )
-            heard = heard.and_now(own, _newest_heartbeats(client, [own, *(run.id for run in running)]))
-            dead = [run for run in running if run.id in heard.silent]
-            for run in dead:
-                client.set_flow_run_state(run.id, Crashed(message="no heartbeat any more: its process is dead"))
-        return heard, [f"marked run {run.name} as crashed: its process is dead" for run in dead]
-    except (HTTPError, PrefectException) as away:
-        return Heard(), [f"who is still running could not be asked: {type(away).__name__}"]
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(RUNNING),
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [stage]}}),
+        )
+        running = [run for run in found if run.id not in holding]
+        heard = heard.and_now(own, _newest_heartbeats(client, [own, *(run.id for run in running)]))
+        dead = [run for run in running if run.id in heard.silent and _is_marked(client, run.id)]
+    return heard, [f"marked run {run.name} as crashed: its process is dead" for run in dead]
+
+
+def _is_marked(client: SyncPrefectClient, run: UUID) -> bool:
+    """Now Crashed; not one that ended meanwhile."""
+    crashed = Crashed(message="no heartbeat any more: its process is dead")
+    return client.set_flow_run_state(run, crashed).status == SetStateStatus.ACCEPT
 
 
 def _newest_heartbeats(client: SyncPrefectClient, runs: Sequence[UUID]) -> dict[UUID, UUID]:

@@ -156,7 +156,7 @@ def _known(world: World, release: Release, served: Sequence[Span], living: set[s
         n=n,
         errors=errors,
         kept=release.commit in living,
-        can_build=world.platform.git.has(release.commit),
+        can_build=world.platform.can_build(release.commit),
         quarantine=quarantine,
     )
 

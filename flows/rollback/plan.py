@@ -14,7 +14,9 @@ from flows.rollback.candidates import Choice
 class RollbackPlan(Plan):
     """Which release gets the traffic back, in which slot, instead of which one."""
 
-    loose: ClassVar[frozenset[str]] = frozenset({"reason", "how", "refused", "warnings", "at", "subject"})
+    loose: ClassVar[frozenset[str]] = frozenset(
+        {"reason", "how", "refused", "warnings", "at", "subject", "left_over"}  # what is kept may be ill now and then
+    )
 
     stage: str
     key: str

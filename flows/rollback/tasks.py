@@ -76,7 +76,7 @@ def make_plan(world: World, to: str, reason: str) -> RollbackPlan:
     now, releases = datetime.now(UTC), world.ledger.releases.all()
     current = serving(releases, now)
     if current is None:
-        raise NotDone("no release ever served here: there is nothing to roll back")
+        raise NotDone("no release serves here: there is nothing to roll back")
     live_at = next((told.live_at for told in releases if told.release.key == current.key), None)
     if not to and (why_not := goes_too_far(current, live_at, world.stage.release.rollback_pause, now)):
         raise NotDone(why_not)

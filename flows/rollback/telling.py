@@ -10,10 +10,10 @@ from flows.bake.plot import evidence_image
 from flows.bake.rule import Judgement
 from flows.bake.sentence import sentence
 from flows.effect import NotDone, actor
-from flows.ledger import Settled
+from flows.ledger import Fenced, Settled
 from flows.ledger.hands import sentence as words_of
 from flows.notice import Facts, Going, rollback_message
-from flows.people import Keep
+from flows.people import Announcement, Keep
 from flows.records_release import Release
 from flows.rollback.asking import released
 from flows.rollback.plan import RollbackPlan
@@ -26,6 +26,8 @@ def telling(world: World, plan: RollbackPlan) -> Generator[None]:
     _tell(world, plan, "begun", plan.sentence)
     try:
         yield
+    except Fenced:
+        raise  # whoever has it now tells its end
     except BaseException as error:
         _tell(world, plan, "failed", words_of(error))
         raise
@@ -35,12 +37,12 @@ def tell_for_the_dead(world: World, plan: RollbackPlan, settled: Settled) -> Non
     """The last message about a rollback whose process died, once reconcile has settled it."""
     if (release := released(world, plan.key)) is None:
         return
-    take_up(world, release)
+    state: Going = "unproven" if settled.state == "done" else "failed"
+    said = f"nothing was changed: {settled.reason}"
     if settled.state == "done":
         said = f"{settled.reason}. Whether it helped is not proven: its process died. Run bake/{plan.stage} to watch it"
-        _tell(world, plan, "unproven", said, release.actor)
-    else:
-        _tell(world, plan, "failed", f"nothing was changed: {settled.reason}", release.actor)
+    message = rollback_message(facts_of(world, plan.name, release.actor), state, said, datetime.now(UTC))
+    message_of_the_dead(world, release).show(message, last=True)
 
 
 def facts_of(world: World, name: str, by: str = "") -> Facts:
@@ -53,9 +55,11 @@ def keep_telling(world: World, release: Release) -> None:
     world.announcement.go_on(*_kept(world, release))
 
 
-def take_up(world: World, release: Release) -> None:
-    """Edit the message of a process that died."""
-    world.announcement.take_up(*_kept(world, release))
+def message_of_the_dead(world: World, release: Release) -> Announcement:
+    """The message of a process that died, to be edited: one a release, as reconcile settles several at once."""
+    message = Announcement(world.slack)
+    message.go_on(*_kept(world, release))
+    return message
 
 
 def _kept(world: World, release: Release) -> tuple[Notice | None, Keep]:
@@ -84,6 +88,6 @@ def _verdict(helped: Judgement) -> tuple[Going, str]:
     return "unproven", "whether it helped is not proven"
 
 
-def _tell(world: World, plan: RollbackPlan, state: Going, said: str, by: str = "") -> None:
-    message = rollback_message(facts_of(world, plan.name, by), state, said, datetime.now(UTC))
+def _tell(world: World, plan: RollbackPlan, state: Going, said: str) -> None:
+    message = rollback_message(facts_of(world, plan.name), state, said, datetime.now(UTC))
     world.announcement.show(message, last=state != "begun")

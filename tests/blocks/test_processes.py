@@ -132,6 +132,7 @@ def test_a_build_that_is_there_needs_no_repository(platform: Processes, first: s
     (tmp_path / "repository").rename(tmp_path / "gone")
     platform.start("blue", first)
     assert heals(platform, "blue").release == first
+    assert [platform.can_build(each) for each in (first, "0" * 40)] == [True, False]
     with pytest.raises(Missing, match="there is no repository at"):
         platform.build("0" * 40)
 

@@ -156,10 +156,12 @@ def test_a_release_whose_process_died_is_no_first_release() -> None:
     one = dead(released())
     assert (one.live_slot, one.live_commit, one.is_dead) == ("blue", OLD, True)
     plan = plan_deploy(Stage.named("local"), one, [], (), False, "")
-    assert (plan.slot, plan.left_slot, plan.previous, plan.way_back_lives) == ("green", "blue", OLD, False)
+    assert (plan.slot, plan.left_slot, plan.previous, plan.is_one_way) == ("green", "blue", OLD, True)
+    assert not plan_deploy(Stage.named("local"), seen(released()), [], (), False, "").is_one_way
+    assert not plan_deploy(Stage.named("local"), seen(live=""), [], (), False, "").is_one_way
     gate = gates.way_back(one, (), (), is_known=True)
     assert (gate.ok, gate.warning) == (True, True)
-    assert gate.sentence == "aaaaaaaa has the traffic and does not live: nothing will be taken back to it"
+    assert gate.sentence == "aaaaaaaa has the traffic and does not live: the new release stays, whatever is found"
     assert (dead().live_slot, dead().is_dead) == ("", False)
 
 

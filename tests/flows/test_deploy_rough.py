@@ -14,7 +14,7 @@ from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.records_release import Told
 from flows.rollback.flow import rollback
-from tests.parts.deaths import fork
+from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.rollout import ROOT, Rollout, failures, rollout
 from tests.parts.scene import Scene
 
@@ -76,8 +76,27 @@ def test_a_deploy_over_a_release_that_died_is_no_first_one(
     said = deploy("test")
     assert "KEPT" in said
     assert "first release" not in said
-    assert f"{dead[:8]} has the traffic and does not live: nothing will be taken back to it" in caplog.text
+    assert f"{dead[:8]} has the traffic and does not live: the new release stays" in caplog.text
+    assert "KEPT, as what served before is dead: UNPROVEN" in said
     assert (lab.serves(), newest(lab).release.previous) == (head, dead)
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_replaced_a_dead_release_stays_whatever_is_found_and_whoever_dies(lab: Rollout) -> None:
+    """An undo would give the traffic to nothing."""
+    assert killed(lab, lab.serves())
+    bad = lab.repository.release("fix: what died, badly", {"errors": 0.5, "errors_after": 60})
+    lab.toml()
+    with lab.visited(), pytest.raises(NotDone, match="HELD, as what served before is dead: BAD") as held:
+        deploy("test")
+    assert bad[:8] in str(held.value)
+    assert lab.serves() == bad
+    assert killed(lab, bad)
+    head = lab.repository.release("fix: both", {})
+    assert fork(lambda: deploy("test"), "commit").ended() == DIED
+    expire(lab.scene.ledger)
+    reconcile(lab.world.ledger)
+    assert (lab.serves(), newest(lab).state) == (head, "done")
 
 
 def test_traffic_is_given_back_to_nothing_dead(lab: Rollout) -> None:
