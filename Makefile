@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9# installs the lock several times faster than pip does, and 
 READY := .venv/ready
 RUN := .venv/bin/python
 PYTEST := $(RUN) -m pytest
-RINGS := tests/shape tests/decide tests/blocks tests/flows
+RINGS := tests/flows tests/blocks tests/decide tests/shape# the long files first
 
 # No telemetry, no ~/.prefect, and never a server that somebody's profile names.
 export DO_NOT_TRACK := 1
@@ -30,7 +30,7 @@ demo: $(READY) ## a real database backed up, proven, lost and restored through t
 	@$(RUN) -m deployments demo $(DEMO)
 
 test: $(READY) ## shape, decisions, blocks, flows: under 8 minutes
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(RINGS) $(ARGS)
+	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder $(RINGS) $(ARGS)
 
 test-e2e: $(READY) ## the whole local stage, with server and worker; things are killed
 	@$(PYTEST) tests/e2e $(ARGS)

@@ -46,7 +46,7 @@ def apply(
         for one in wanted:
             _deploy(client, one, found.pop(one.full_name, None), report)
         _orphans(client, found, report, prune=prune)
-        _orphaned_queues(client, wanted, report, prune=prune)
+        _orphaned_queues(client, wanted, found, report, prune=prune)
         tell_of_failures(client, name, deployed(client, name), report, prune=prune)
     report.close(f"stage {name} at {PREFECT_API_URL.value()}")
     return report.changes
@@ -186,12 +186,21 @@ def _orphans(
             report.orphan(f"deployment {name}")
 
 
-def _orphaned_queues(client: SyncPrefectClient, wanted: Sequence[Declared], report: Report, *, prune: bool) -> None:
-    """Queues of the pool on which no deployment lies any more; Prefect keeps a default one in every pool."""
+def _orphaned_queues(
+    client: SyncPrefectClient,
+    wanted: Sequence[Declared],
+    orphans: Mapping[str, DeploymentResponse],
+    report: Report,
+    *,
+    prune: bool,
+) -> None:
+    """Queues of the pool on which no deployment lies but `orphans`; Prefect keeps a default one in every pool."""
     pool = client.read_work_pool(wanted[0].pool)
     named = {one.queue for one in wanted}
     on_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool.name]}})
-    used = {each.work_queue_id for each in client.read_deployments(work_pool_filter=on_pool)}
+    gone = {each.id for each in orphans.values()}
+    on_it = client.read_deployments(work_pool_filter=on_pool)
+    used = {each.work_queue_id for each in on_it if each.id not in gone}
     for queue in client.read_work_queues(work_pool_name=pool.name):
         if queue.name in named or queue.id in used or queue.id == pool.default_queue_id:
             continue

@@ -31,11 +31,13 @@ def wire(stage: Scene) -> Generator[Wire]:
 
 def at_the_door(stage: Scene, wire: Wire) -> tuple[Fork, str]:
     """A backup that stands still between intent and manifest, its ledger beyond the wire; with its id."""
+    ledger = stage.world.ledger
+    assert ledger.open() == []  # its connection is there, as the lease is short
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEDGER_URL", url_of(wire.address))
         process = fork(lambda: backup("test", "daily"), "commit *:intent", "stop")
     assert process.stopped()
-    (entry,) = stage.world.ledger.open()
+    (entry,) = ledger.open()
     return process, entry.key.removeprefix("commit ")
 
 
