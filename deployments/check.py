@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from prefect.blocks.core import Block
 
@@ -53,6 +54,7 @@ def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     for each in wanted:
         yield from _block(each)
     yield from _tools(stage, environ)
+    yield from _ledger(stage, environ)
     yield from _keys(stage, environ)
     yield from _one_worker(environ)
     yield from _objectives(stage, environ)
@@ -104,8 +106,28 @@ def _tools(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             major = connection.info.server_version // 10000
         tools = tools_for(major, address.bin_dir)
         yield Finding("ok", f"the server is Postgres {major}, its tools are of {tools.major}, in {tools.bin}")
-    except BlockError as error:
-        yield Finding("problem", f"tools: {error}")
+    except (BlockError, NotDone) as error:
+        yield Finding("problem", str(error))
+
+
+def _ledger(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if environ.get("LEDGER_URL") and (why := shared_ledger(stage, environ)):
+        yield Finding("problem", why)
+
+
+def shared_ledger(stage: Stage, environ: Mapping[str, str]) -> str:
+    """What is wrong with a ledger that lies in the service's own database; empty: it does not, or nobody can tell."""
+    made = [each for each in wanted_blocks(stage, environ) if each.block is PostgresServer and not each.missing]
+    places = {each.name: _place(each.build()) for each in made}
+    service, ledger = places.get(stage.name), places.get(f"{stage.name}-ledger")
+    if service is None or service != ledger:
+        return ""
+    return "LEDGER_URL names the service's own database: give the ledger one of its own, or a restore takes it back too"
+
+
+def _place(block: Block) -> tuple[str, int, str]:
+    address = cast("PostgresServer", block).address()
+    return address.host, address.port, address.database
 
 
 def _keys(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:

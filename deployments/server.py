@@ -18,8 +18,9 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from blocks.errors import Missing, Unreachable
+from blocks.errors import Missing, Refused, Unreachable
 from deployments.automations import tell_of_failures
+from deployments.check import shared_ledger
 from deployments.declared import Declared
 from deployments.report import Report
 from deployments.saved import plan_blocks, save_blocks
@@ -57,7 +58,7 @@ def reached() -> Generator[SyncPrefectClient]:
     """A client of the server at PREFECT_API_URL, which answers; without one Prefect would start a server itself."""
     url = PREFECT_API_URL.value()
     if not url:
-        raise Missing("PREFECT_API_URL is not set: name the Prefect server to apply to")
+        raise Missing("PREFECT_API_URL is not set: name the Prefect server")
     with get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
             raise Unreachable(
@@ -84,6 +85,8 @@ def _pool(client: SyncPrefectClient, wanted: Sequence[Declared], report: Report)
 
 
 def _ledger(stage: Stage, environ: Mapping[str, str], report: Report) -> None:
+    if environ.get("LEDGER_URL") and (why := shared_ledger(stage, environ)):
+        raise Refused(why)
     world = World(stage, environ if environ.get("LEDGER_URL") else None)
     told = world.ledger.migrate()
     if told.endswith("nothing to do"):

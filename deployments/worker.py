@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from blocks.errors import Refused
+from deployments.declared import declared
 from deployments.server import reached
 from flows.effect import ask_for
 
@@ -24,7 +26,13 @@ SETTINGS = {
 
 
 def become_worker(stage: str, queues: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Ask for a reconcile, then replace this process by the worker; what the environment sets already stays."""
+    """Ask for a reconcile, then replace this process by the worker; what the environment sets already stays.
+
+    Refused for a queue on which no deployment of the stage lies: the right one would not be served.
+    """
+    known = sorted({each.queue for each in declared(stage)})
+    if strange := [each for each in queues if each not in known]:
+        raise Refused(f"no deployment of {stage} lies on queue {strange[0]!r}: there are {', '.join(known)}")
     with reached():
         ask_for("reconcile", stage, {}, key=f"reconcile-{stage}-worker-{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker that ignores SIGINT never stops on SIGTERM

@@ -55,8 +55,14 @@ class World:
 
     @cached_property
     def database(self) -> PostgresServer:
-        """The service's Postgres server."""
-        return self._block(PostgresServer)
+        """The service's database; NotDone when the block is for another one than the stage's TOML names."""
+        server, named = self._block(PostgresServer), self.stage.database.name
+        if (found := server.address().database) != named:
+            raise NotDone(
+                f"the stage's database is {found!r} by its block and {named!r} by {self.stage.name}.toml ([database]"
+                " name): correct one of them, as a backup is kept under that name"
+            )
+        return server
 
     @cached_property
     def scratch(self) -> PostgresServer | None:

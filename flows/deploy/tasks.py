@@ -26,7 +26,7 @@ MOST_CHANGES = 1000  # of the commits since what serves
 @effect(name="look")
 def look(world: World, commit: str) -> Seen:
     """What serves, what ran before, what the commit is; NotDone for a commit that the repository does not have."""
-    insist_on_a_platform(world)
+    insist_on_a_platform(world, "deployed to")
     rules, platform, now = world.stage.release, world.platform, datetime.now(UTC)
     try:
         whole = platform.git.resolve(commit or rules.branch)

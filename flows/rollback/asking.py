@@ -125,12 +125,12 @@ def release_of(world: World, key: str) -> Release:
     return next(told.release for told in world.ledger.releases.all() if told.release.key == key)
 
 
-def insist_on_a_platform(world: World) -> None:
-    """NotDone where the stage has no platform that releases can be driven on."""
+def insist_on_a_platform(world: World, what: str) -> None:
+    """NotDone where the stage has no platform that releases can be `what`: deployed to, rolled back on."""
     platform = world.stage.release.platform
     if platform != "processes":
-        what = f"{platform} is not built yet" if platform else "it declares none in [release]"
-        raise NotDone(f"nothing can be deployed to {world.stage.name} from here: its platform, {what}")
+        why = f"{platform} is not built yet" if platform else "it declares none in [release]"
+        raise NotDone(f"nothing can be {what} {world.stage.name} from here: its platform, {why}")
 
 
 def rules_of(world: World) -> Rules:

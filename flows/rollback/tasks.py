@@ -25,7 +25,7 @@ def stop_running_deploy(world: World, to: str, reason: str, *, dry_run: bool) ->
     Where another release was named than the one that it gives back, or it could not be stopped any more, the plan goes
     on from there. What went live and was taken back so comes into quarantine.
     """
-    insist_on_a_platform(world)
+    insist_on_a_platform(world, "rolled back on")
     scope = f"{world.stage.name}/release"
     going = next((each for each in world.ledger.open() if scope in each.scopes and each.kind == "deploy"), None)
     if going is None:

@@ -133,8 +133,8 @@ def stage(tmp_path: Path) -> Stage:
 
 
 @pytest.fixture
-def environ(database: Address) -> dict[str, str]:
-    return deployer(database, KEYS, Path("/nowhere/identity"))
+def environ(database: Address, ledger_database: Address) -> dict[str, str]:
+    return deployer(database, ledger_database, KEYS, Path("/nowhere/identity"))
 
 
 def wanted(file: str = FILE) -> list[Declared]:
@@ -313,15 +313,15 @@ def test_a_silent_server_and_no_server_are_told_in_one_sentence() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_a_key_that_lies_beside_the_blocks_is_warned_of(
-    stage: Stage, environ: dict[str, str], database: Address
+    stage: Stage, environ: dict[str, str], ledger_database: Address
 ) -> None:
     del environ["PREFECT_SERVER_ENCRYPTION_KEY"]
     assert any(line.startswith("warning   whether the Prefect server encrypts") for line in lines(stage, environ))
-    with database.connect() as connection:
+    with ledger_database.connect() as connection:
         connection.execute("create table public.configuration (key text)")
     environ["PREFECT_API_DATABASE_CONNECTION_URL"] = environ["LEDGER_URL"].replace("postgresql:", "postgresql+asyncpg:")
     assert not [line for line in lines(stage, environ) if line.startswith("warning")]
-    with database.connect() as connection:
+    with ledger_database.connect() as connection:
         connection.execute("insert into public.configuration values ('ENCRYPTION_KEY')")
     assert any(line.startswith("warning   Prefect's database holds the key") for line in lines(stage, environ))
 
@@ -421,11 +421,17 @@ def test_an_automation_that_a_person_switched_off_stays_off(
 
 
 @pytest.mark.usefixtures("server")
+def test_a_ledger_in_the_services_own_database_is_refused(stage: Stage, environ: dict[str, str]) -> None:
+    with pytest.raises(Refused, match="LEDGER_URL names the service's own database"):
+        lines(stage, environ | {"LEDGER_URL": environ["DATABASE_URL"]})
+
+
+@pytest.mark.usefixtures("server")
 def test_a_newer_ledger_is_refused_before_anything_is_made(
-    stage: Stage, environ: dict[str, str], database: Address
+    stage: Stage, environ: dict[str, str], ledger_database: Address
 ) -> None:
     lines(stage, environ)
-    with database.connect() as connection:
+    with ledger_database.connect() as connection:
         connection.execute("insert into ledger.migration (version, name) values (9999, 'later')")
     with pytest.raises((Refused, BlockError), match="run the newer one"):
         lines(stage, environ, [replace(one, description="Otherwise.") for one in wanted()])

@@ -44,10 +44,16 @@ def test_a_transaction_pooler_is_refused_before_anything(
 ) -> None:
     with closing(Pooler(socket_database, by_transaction=True)) as pooler:
         monkeypatch.setenv("DATABASE_URL", url_of(pooler.way_in()))
-        with pytest.raises(NotDone, match="is a transaction pooler's"):
+        with pytest.raises(NotDone, match=f"is '{socket_database.database}' by its block and .* by test.toml"):
             backup("test")
-    (failed,) = [each for each in stage.world.ledger.backups() if each.state == "failed"]
-    stage.world.ledger.forget(failed.id)
+        stage.toml(stage.database.database, socket_database.database)
+        try:
+            with pytest.raises(NotDone, match="is a transaction pooler's"):
+                backup("test")
+        finally:
+            stage.toml()
+    for failed in [each for each in stage.world.ledger.backups() if each.state == "failed"]:
+        stage.world.ledger.forget(failed.id)
 
 
 def test_a_commit_over_a_wrong_signature_signs_the_manifest_anew(stage: Scene, taken: str) -> None:

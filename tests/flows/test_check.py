@@ -23,7 +23,7 @@ STAGE = """
 [service]
 name = "sample"
 [database]
-name = "app"
+name = "{database}"
 [objectives]
 rpo = "1h"
 rto = "4h"
@@ -34,15 +34,15 @@ folder = "{folder}"
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def stage(database: Address, tmp_path: Path) -> Stage:
     (tmp_path / "store").mkdir()
-    return Stage.parse(STAGE.format(folder=tmp_path / "store"), "local")
+    return Stage.parse(STAGE.format(database=database.database, folder=tmp_path / "store"), "local")
 
 
 @pytest.fixture
 def environ(database: Address, tmp_path: Path) -> dict[str, str]:
     new = new_keys()
-    return deployer(database, new, identity_file(tmp_path, new))
+    return deployer(database, database.at("postgres"), new, identity_file(tmp_path, new))
 
 
 def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
@@ -52,6 +52,25 @@ def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
 def test_a_sound_stage_has_no_problem_and_names_the_tools(stage: Stage, environ: dict[str, str]) -> None:
     assert told(stage, environ, "problem") == []
     assert any("the server is Postgres 17, its tools are of 17" in each for each in told(stage, environ, "ok"))
+
+
+def test_another_database_than_the_toml_names_is_a_problem(stage: Stage, environ: dict[str, str]) -> None:
+    other = stage.model_copy(update={"database": stage.database.model_copy(update={"name": "app"})})
+    (problem,) = told(other, environ, "problem")
+    assert problem.startswith(f"the stage's database is {stage.database.name!r} by its block and 'app' by local.toml")
+
+
+def test_a_ledger_in_the_services_own_database_is_a_problem(stage: Stage, environ: dict[str, str]) -> None:
+    environ["LEDGER_URL"] = environ["DATABASE_URL"]
+    assert any(
+        each.startswith("LEDGER_URL names the service's own database") for each in told(stage, environ, "problem")
+    )
+
+
+def test_a_worker_of_a_queue_that_nothing_uses_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "--stage", "production", "--queue", "restor"]) == 1
+    said = "no deployment of production lies on queue 'restor': there are default, restore"
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_the_tools_must_fit_the_database_and_not_the_ledger(
@@ -114,7 +133,8 @@ def test_one_recipient_alone_is_warned_of(stage: Stage, environ: dict[str, str])
 
 def test_keys_that_the_toml_pins_otherwise_are_a_problem(stage: Stage, environ: dict[str, str]) -> None:
     pinned = Stage.parse(
-        STAGE.format(folder=stage.store.folder) + f'[pinned_keys]\nrecipients = ["{new_keys().team_recipient}"]',
+        STAGE.format(database=stage.database.name, folder=stage.store.folder)
+        + f'[pinned_keys]\nrecipients = ["{new_keys().team_recipient}"]',
         "local",
     )
     assert any(
@@ -195,7 +215,7 @@ def test_new_keys_are_printed_with_the_place_of_each(capsys: pytest.CaptureFixtu
 def test_what_is_said_to_belong_into_the_toml_is_taken_there(tmp_path: Path) -> None:
     said: list[str] = []
     make_keys(None, said.append)
-    pinned = Stage.parse(STAGE.format(folder=tmp_path) + said[-1], "lab").pinned_keys
+    pinned = Stage.parse(STAGE.format(database="app", folder=tmp_path) + said[-1], "lab").pinned_keys
     assert [*map(len, (pinned.recipients, pinned.verifying_keys, pinned.proof_verifying_keys))] == [2, 1, 1]
 
 

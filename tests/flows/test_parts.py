@@ -76,6 +76,6 @@ def test_the_real_stages_say_that_their_platform_is_not_built_yet(
     rules = Stage.named(name).release
     assert (rules.branch, rules.github, rules.publish) == ({"production": "main"}.get(name, name), "", False)
     with without_prefect():
-        for run in (deploy, rollback):
-            with pytest.raises(NotDone, match=f"nothing can be deployed to {name} from here: its platform, railway is"):
+        for run, what in ((deploy, "deployed to"), (rollback, "rolled back on")):
+            with pytest.raises(NotDone, match=f"nothing can be {what} {name} from here: its platform, railway is"):
                 run(name, dry_run=True)

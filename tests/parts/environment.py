@@ -25,9 +25,9 @@ def environment(
     }
 
 
-def deployer(database: Address, keys: NewKeys, identity: Path) -> dict[str, str]:
+def deployer(database: Address, ledger: Address, keys: NewKeys, identity: Path) -> dict[str, str]:
     """The variables as `check` and `apply` want them, the key that encrypts blocks too (a word: no server reads it)."""
-    return environment(database, database, keys, identity) | {"PREFECT_SERVER_ENCRYPTION_KEY": "set"}
+    return environment(database, ledger, keys, identity) | {"PREFECT_SERVER_ENCRYPTION_KEY": "set"}
 
 
 def store_variables(place: S3Place) -> dict[str, str]:
