@@ -5,12 +5,11 @@ The points come from the lists themselves: a step added to backup's commit, prun
 
 import contextlib
 import secrets
-import subprocess
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -35,7 +34,7 @@ from flows.stage import Stage
 from flows.world import World
 from tests.parts.environment import url_of
 from tests.parts.killing import Arguments, Book, Matrix
-from tests.parts.nursery import Nursery
+from tests.parts.nursery import Child, Nursery
 from tests.parts.postgres import drop_database, make_database
 from tests.parts.scene import Scene, s3_place, scene
 
@@ -50,7 +49,6 @@ class Rescue(Matrix):
     `promise` is asked after each death before anybody settled, and again at the end: what must hold at every instant.
     """
 
-    nursery: Nursery | None = None
     promise: Promise = lambda _: []
     tries: dict[str, Arguments] = field(default_factory=dict[str, Arguments])
     seen: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -90,10 +88,9 @@ class Rescue(Matrix):
             time.sleep(0.1)
         return False
 
-    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> subprocess.Popen[bytes]:
-        assert self.nursery
+    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> Child:
         environ = {"FAULT_AT": point.format(**arguments["names"]), "FAULT": fault}
-        return cast("subprocess.Popen[bytes]", self.nursery.start(self.run, arguments, environ))
+        return self.nursery.start(self.run, arguments, environ)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from blocks.postgres.cluster import Cluster
 from tests.parts import random_deaths
 from tests.parts.killing import Arguments, Matrix
 from tests.parts.ledger import ledger_database
+from tests.parts.nursery import Nursery
 from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger
 
 LEASE_S = 1.5
@@ -35,7 +36,14 @@ def copied(template: Address, label: str) -> Address:
     return template.at(name)
 
 
-def matrix(folder: Path, address: Address, kind: str, **plan: Any) -> Matrix:
+@pytest.fixture(scope="module")
+def nursery() -> Generator[Nursery]:
+    made = Nursery("tests.parts.toys")
+    yield made
+    made.close()
+
+
+def matrix(folder: Path, address: Address, nursery: Nursery, kind: str, **plan: Any) -> Matrix:
     """The toy list of that kind; each try has its own folder, rows and scopes."""
 
     def fresh(point: str) -> Arguments:
@@ -57,33 +65,34 @@ def matrix(folder: Path, address: Address, kind: str, **plan: Any) -> Matrix:
         run="tests.parts.toys:run",
         fresh=fresh,
         ledger=lambda arguments: toy_ledger(world(arguments), LEASE_S),
+        nursery=nursery,
         fingerprint=lambda arguments: [*world(arguments).written()],
     )
 
 
 MOVES = (("x", 1), ("y", 2), ("x", None))
-LISTS: list[tuple[str, dict[str, Any], int]] = [
-    ("toy deploy", {}, 14),
-    ("toy deploy", {"bad": True}, 19),
-    ("toy moves", {"moves": MOVES, "commit_at": 2}, 11),
-    ("toy prune", {"moves": (("x", None), ("y", None))}, 7),
+LISTS: list[tuple[dict[str, Any], int]] = [
+    ({"kind": "toy deploy"}, 14),
+    ({"kind": "toy deploy", "bad": True}, 19),
+    ({"kind": "toy moves", "moves": MOVES, "commit_at": 2}, 11),
+    ({"kind": "toy prune", "moves": (("x", None), ("y", None))}, 7),
 ]
 
 
-@pytest.mark.parametrize(("kind", "plan", "points"), LISTS, ids=["deploy", "bad deploy", "moves", "prune"])
+@pytest.mark.parametrize(("made", "points"), LISTS, ids=["deploy", "bad deploy", "moves", "prune"])
 def test_every_point_of_a_list_can_be_the_last(
-    tmp_path: Path, address: Address, kind: str, plan: dict[str, Any], points: int
+    tmp_path: Path, address: Address, nursery: Nursery, made: dict[str, Any], points: int
 ) -> None:
-    killed = matrix(tmp_path, address, kind, **plan)
+    killed = matrix(tmp_path, address, nursery, **made)
     found = killed.points()
 
     assert len(found) == points
     assert not killed.complaints(found)
 
 
-def test_the_matrix_can_fail(tmp_path: Path, address: Address) -> None:
+def test_the_matrix_can_fail(tmp_path: Path, address: Address, nursery: Nursery) -> None:
     """A list that writes behind the journal's back is caught."""
-    killed = matrix(tmp_path, address, "toy cheat")
+    killed = matrix(tmp_path, address, nursery, "toy cheat")
 
     assert killed.complain("commit", "kill") == ["commit kill: a: should be 1, is 2"]
 

@@ -9,12 +9,11 @@ import os
 import queue
 import secrets
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -28,7 +27,7 @@ from flows.rollback.tasks import make_plan
 from tests.blocks.processes import eventually
 from tests.parts.killing import Arguments, Book, Matrix
 from tests.parts.lane import Lane, open_lane
-from tests.parts.nursery import Nursery
+from tests.parts.nursery import Child, Nursery
 from tests.parts.scene import s3_place, scene
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,7 +54,6 @@ class Releases(Matrix):
     kind: str = "deploy"
     planned: Callable[[Lane], Plan] = lambda _: Plan()
     lanes: "queue.Queue[Lane]" = field(default_factory=queue.Queue["Lane"])
-    nursery: Nursery | None = None
     tries: dict[str, Try] = field(default_factory=dict[str, Try])
     seconds: list[float] = field(default_factory=list[float])  # from each death to its settling
 
@@ -111,10 +109,9 @@ class Releases(Matrix):
         made.wrong.extend(made.lane.wrong(book.ledger, wanted))
         return True
 
-    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> subprocess.Popen[bytes]:
-        assert self.nursery
+    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> Child:
         environ = {"FAULT_AT": point.format(**arguments["plan"]), "FAULT": fault}
-        return cast("subprocess.Popen[bytes]", self.nursery.start(self.run, arguments, environ))
+        return self.nursery.start(self.run, arguments, environ)
 
 
 def arguments_of(lane: Lane, kind: str, plan: Plan, key: str) -> Arguments:
@@ -180,8 +177,8 @@ def matrix(lanes: dict[str, Lane], nursery: Nursery) -> Callable[..., Releases]:
             lane.bakes(minimum_s)
             free.put(lane)
         return Releases(
-            "tests.parts.rescue:run", lambda _: {}, ledger_of, following, fingerprint, kind=kind, planned=planned,
-            lanes=free, nursery=nursery,
+            "tests.parts.rescue:run", lambda _: {}, ledger_of, nursery, following, fingerprint, kind=kind,
+            planned=planned, lanes=free,
         )  # fmt: skip
 
     return made

@@ -1,13 +1,12 @@
 """Kills (or stops, and wakes up later) a process at every point of a step list, and checks what the ledger promises.
 
 Points come from a clean run's own step rows, so that a step added to a list is killed without anybody writing a test.
-As a program (`python -m tests.parts.killing MODULE:FUNCTION JSON`) it is the process that is killed.
+Each process is forked by a nursery, as an import costs more than the whole run. As a program
+(`python -m tests.parts.killing MODULE:FUNCTION JSON`) it is one that a test starts itself.
 """
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from pydantic import JsonValue
 
 from flows.ledger import Ledger
 from flows.ledger.setting import rebuilt
+from tests.parts.nursery import Child, Nursery
 
 Fault = Literal["kill", "stop"]
 Arguments = Mapping[str, Any]
@@ -50,6 +50,7 @@ class Matrix:
     run: str
     fresh: Callable[[str], Arguments]
     ledger: Callable[[Arguments], Ledger]
+    nursery: Nursery
     following: Callable[[Arguments], Arguments] = _as_next
     fingerprint: Callable[[Arguments], JsonValue] = _nothing
     environ: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -103,7 +104,7 @@ class Matrix:
             time.sleep(0.1)
         return True
 
-    def _woken(self, book: "Book", process: subprocess.Popen[bytes], arguments: Arguments, point: str) -> list[str]:
+    def _woken(self, book: "Book", process: Child, arguments: Arguments, point: str) -> list[str]:
         before = (book.told(), book.readings(), self.fingerprint(arguments))
         process.send_signal(signal.SIGCONT)
         code = self._finish(process)
@@ -119,13 +120,10 @@ class Matrix:
         ended = Book(book.ledger, following["key"]).operation()["ended_at"]
         return found if ended else [*found, "the next operation did not settle"]
 
-    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.parts.killing", self.run, json.dumps(dict(arguments))]
-        environ = {**os.environ, **self.environ, "FAULT_AT": point, "FAULT": fault}
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, cwd=ROOT, env=environ, stdin=quiet, stdout=quiet, stderr=quiet)
+    def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> Child:
+        return self.nursery.start(self.run, arguments, {**self.environ, "FAULT_AT": point, "FAULT": fault})
 
-    def _finish(self, process: subprocess.Popen[bytes]) -> int:
+    def _finish(self, process: Child) -> int:
         try:
             return process.wait(self.patience_s)
         finally:
@@ -193,7 +191,7 @@ def _positions(steps: Sequence[Mapping[str, Any]], state: str) -> list[tuple[Map
     return list({(s["setting"], json.dumps(s["arguments"], sort_keys=True)): (s, s[field_]) for s in stay}.values())
 
 
-def _hit(process: subprocess.Popen[bytes], fault: Fault, patience_s: float) -> bool:
+def _hit(process: Child, fault: Fault, patience_s: float) -> bool:
     """Wait until it died of SIGKILL, or stopped."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
