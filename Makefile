@@ -33,7 +33,7 @@ test: $(READY) ## shape, decisions, blocks, flows: under 8 minutes
 	@$(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder $(RINGS) $(ARGS)
 
 test-e2e: $(READY) ## the whole local stage, with server and worker; things are killed
-	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder tests/e2e $(ARGS)
+	@$(PYTEST) tests/e2e $(ARGS)
 
 bench: $(READY) ## times and memory against pg_dump and the original pipeline
 	@$(RUN) -m tests.bench $(ARGS)
