@@ -85,7 +85,7 @@ def _pool(client: SyncPrefectClient, wanted: Sequence[Declared], report: Report)
 
 
 def _ledger(stage: Stage, environ: Mapping[str, str], report: Report) -> None:
-    if environ.get("LEDGER_URL") and (why := shared_ledger(stage, environ)):
+    if why := shared_ledger(stage, environ):
         raise Refused(why)
     world = World(stage, environ if environ.get("LEDGER_URL") else None)
     told = world.ledger.migrate()

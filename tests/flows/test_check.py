@@ -67,6 +67,13 @@ def test_a_ledger_in_the_services_own_database_is_a_problem(stage: Stage, enviro
     )
 
 
+def test_an_address_that_cannot_be_read_is_told_and_ends_no_check(stage: Stage, environ: dict[str, str]) -> None:
+    environ["DATABASE_URL"] = "nonsense"
+    said = [each.sentence for each in findings(stage, environ)]
+    assert any("the database's URL cannot be read" in each for each in said)
+    assert any("RPO" in each for each in said)  # what comes after it is looked at, too
+
+
 def test_a_worker_of_a_queue_that_nothing_uses_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worker", "--stage", "production", "--queue", "restor"]) == 1
     said = "no deployment of production lies on queue 'restor': there are default, restore"
