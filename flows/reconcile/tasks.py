@@ -64,11 +64,11 @@ def record_strays(world: World) -> str:
 def keep_watch(world: World) -> str:
     """Tick until the time is over; a ledger that does not answer for a while is asked again at the next tick."""
     end, settled, silent_since = time.monotonic() + LIVES_S, 0, 0.0
-    pause, at_work = threading.Event(), threading.Event()
+    over, at_work = threading.Event(), threading.Event()
     if not plain() and flow_run.id:
         here = copy_context()
         threading.Thread(
-            target=here.run, args=[_listen_on, world, UUID(str(flow_run.id)), at_work], daemon=True
+            target=here.run, args=[_listen_on, world, UUID(str(flow_run.id)), at_work, over], daemon=True
         ).start()
     while time.monotonic() < end:
         try:
@@ -82,16 +82,15 @@ def keep_watch(world: World) -> str:
         for line in said:
             people.say(line)
         settled += len(said)
-        pause.wait(min(TICK_S, max(end - time.monotonic(), 0.0)))
-    at_work.clear()
+        over.wait(min(TICK_S, max(end - time.monotonic(), 0.0)))
+    over.set()
     return f"{count(settled, 'thing')} settled or said in {LIVES_S / 60:.0f} min"
 
 
-def _listen_on(world: World, own: UUID, at_work: threading.Event) -> None:
-    """Beside the ticks, as long as the process lives: a Prefect server that hangs holds up nothing but this."""
+def _listen_on(world: World, own: UUID, at_work: threading.Event, over: threading.Event) -> None:
+    """Beside the ticks, as long as they go on: a Prefect server that hangs holds up nothing but this."""
     heard, away = Heard(), False
-    while True:
-        time.sleep(LISTEN_S)  # heartbeats come when they come
+    while not over.wait(LISTEN_S):
         if not at_work.is_set():
             heard = Heard()
             continue

@@ -54,9 +54,7 @@ def await_balancer(world: World, slot: str, still: Still = nothing_lost) -> None
 
 def endpoints_answer(world: World, slot: str) -> list[str]:
     """What is wrong with the endpoints of the slot's release: a sentence each."""
-    base = world.platform.slots()[slot].url
-    answers = [web.ask(base + path, timeout_s=ANSWER_S) for path in world.stage.release.endpoints]
-    return [str(answer) for answer in answers if not answer.serves]
+    return _silent_endpoints(world, world.platform.slots()[slot].url)
 
 
 @effect(name="verify")
@@ -72,9 +70,7 @@ def verify(world: World, release: Release) -> list[str]:
         raise NotDone(f"{release.name} does not serve: {answer}")
     if not _is_version(answer, rules.version, release.commit):
         raise NotDone(f"{base} is served by {answer.version(rules.version)}, not by {release.name}")
-    if wrong := [
-        str(one) for one in (web.ask(base + path, timeout_s=ANSWER_S) for path in rules.endpoints) if not one.serves
-    ]:
+    if wrong := _silent_endpoints(world, base):
         raise NotDone(f"{release.name} serves, but {'; '.join(wrong)}")
     schema = schema_if_known(world)
     same = "as it was recorded" if schema == release.schema_after else "another than was recorded, or not known"
@@ -122,7 +118,10 @@ def released(world: World, key: str) -> Release | None:
 
 def release_of(world: World, key: str) -> Release:
     """The same of an operation that has one."""
-    return next(told.release for told in world.ledger.releases.all() if told.release.key == key)
+    release = released(world, key)
+    if release is None:
+        raise NotDone(f"nothing is remembered of {key}")
+    return release
 
 
 def insist_on_a_platform(world: World, what: str) -> None:
@@ -142,6 +141,11 @@ def rules_of(world: World) -> Rules:
         rules.migrations.compatible,
         rules.migrations.down,
     )
+
+
+def _silent_endpoints(world: World, base: str) -> list[str]:
+    answers = [web.ask(base + path, timeout_s=ANSWER_S) for path in world.stage.release.endpoints]
+    return [str(answer) for answer in answers if not answer.serves]
 
 
 def _answers(world: World, url: str) -> bool:
