@@ -103,10 +103,10 @@ def _sentence(error: Exception) -> str | None:
     from blocks.errors import BlockError
     from deployments.declared import DeclarationError
     from flows.effect import NotDone
-    from flows.redact import TooShortError, hide
+    from flows.redact import hide
     from flows.stage_errors import StageError
 
-    if isinstance(error, BlockError | NotDone | DeclarationError | StageError | TooShortError):
+    if isinstance(error, BlockError | NotDone | DeclarationError | StageError):
         return hide(str(error))
     if isinstance(error, PrefectHTTPStatusError):
         asked = f"{error.request.method} {error.request.url.path}"

@@ -22,7 +22,7 @@ from deployments.objectives import keeps_rpo
 from flows.effect import NotDone, stage_named
 from flows.parts import WantedBlock, wanted_blocks
 from flows.stage import Stage
-from flows.world import World
+from flows.world import World, learn_block
 
 PURPOSES: dict[str, Purpose] = {"reading": "reader", "pruning": "pruner"}  # by a store's role in its name
 DURATIONS = 200  # the newest backups whose time counts
@@ -86,6 +86,7 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
 
 
 def _answer(block: Block, name: str) -> str:
+    learn_block(block)
     role = name.rpartition("-")[2]
     if isinstance(block, PostgresServer):
         return block.check(dumped=role != "ledger")
@@ -180,7 +181,9 @@ def _objectives(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     durations = []
     if environ.get("LEDGER_URL"):
         try:
-            backups = World(stage, environ).ledger.backups()
+            ledger = World(stage, environ).ledger
+            ledger.check()
+            backups = ledger.backups()
             durations = [each.finished - each.started for each in backups if each.state == "complete" and each.finished]
         except BlockError as error:
             yield Finding("note", f"how long backups take is not known: {error}")

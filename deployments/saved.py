@@ -6,7 +6,7 @@ as it is there: when none of its variables is set any more it is an orphan, and 
 are compared and sent as they are stored: `Block.save` and `Block.load` would work out the same schema dozens of times.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -17,14 +17,13 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
-from pydantic import SecretStr
 
 from blocks.errors import Missing, Refused
 from deployments.encryption import warning
 from deployments.report import Report
 from flows.parts import WantedBlock, wanted_blocks
-from flows.redact import learn
 from flows.stage import Stage
+from flows.world import learn_block
 
 PREFECTS_OWN = {"_block_document_id", "_block_document_name", "_is_anonymous"}
 
@@ -87,8 +86,7 @@ def _planned(wanted: WantedBlock, there: BlockDocument | None) -> PlannedBlock:
         found = "absent, as it may be" if there is None else "as it is on the server"
         return PlannedBlock(f"{what} {found}: {', '.join(wanted.missing)} not set here", wanted.name, "kept")
     block = wanted.build()
-    for secret in _secrets(block):
-        learn(secret)
+    learn_block(block)
     if there is None:
         return PlannedBlock(what, wanted.name, "created", block)
     same = _form(there) == _checksum(wanted.block) and _bare(there.data) == _bare(_data(block))
@@ -146,14 +144,6 @@ def _form(there: BlockDocument) -> str:
 @cache
 def _checksum(kind: type[Block]) -> str:
     return kind._calculate_schema_checksum()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - Prefect has no public way
-
-
-def _secrets(block: Block) -> Iterator[str]:
-    for value in block.__dict__.values():
-        if isinstance(value, SecretStr) and value.get_secret_value():
-            yield value.get_secret_value()
-        elif isinstance(value, Block):
-            yield from _secrets(value)
 
 
 def _what(wanted: WantedBlock) -> str:

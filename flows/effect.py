@@ -230,7 +230,7 @@ def _sentenced(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             said = function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - becomes the run's Failed state
-            if not isinstance(error, (BlockError, NotDone, ValueError)):
+            if not isinstance(error, (BlockError, NotDone, StageError, ValueError)):
                 LOG.error("%s", hide(traceback.format_exc()))  # noqa: TRY400 - the text is hidden first
             sentence = hide(str(error)) or type(error).__name__
             if plain():

@@ -4,7 +4,6 @@ Under Prefect these are artifacts and forms; in break glass the same texts on th
 Prefect stores it in clear. This module decides nothing.
 """
 
-import json
 import logging
 import math
 import sys
@@ -137,9 +136,7 @@ def table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None
     """A table for people, a mapping a row."""
     shown: Any = hide_all([dict(row) for row in rows])
     if plain():
-        LOG.info(
-            "%s\n%s", hide(description), "\n".join(json.dumps(row, ensure_ascii=False, default=str) for row in shown)
-        )
+        LOG.info("%s\n%s", hide(description), _in_columns(shown))
         return
     try:
         create_table_artifact(key=_key(key), table=shown, description=hide(description))
@@ -223,6 +220,14 @@ def _key(text: str) -> str:
 
 def _uuid(value: Any) -> UUID:
     return UUID(str(value))
+
+
+def _in_columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """For a terminal; without the columns that nobody filled."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in {"", None} for row in rows)]
+    lines = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _without_images(markdown: str) -> str:

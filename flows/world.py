@@ -175,7 +175,7 @@ class World:
             raise Missing(
                 f"no PostgresServer block {name!r} (in break glass: no variable for it): save one, or leave it out"
             )
-        _learn(found)
+        learn_block(found)
         return found
 
     def _block(self, kind: type[B], role: str = "") -> B:
@@ -188,7 +188,7 @@ class World:
         name = f"{self.stage.name}-{role}" if role else self.stage.name
         found = _load(kind, name) if self._environ is None else self._made(kind, name)
         if found is not None:
-            _learn(found)
+            learn_block(found)
         return found
 
     def _made(self, kind: type[B], name: str) -> B | None:
@@ -245,12 +245,16 @@ def _load(kind: type[B], name: str) -> B | None:
     return loaded if isinstance(loaded, kind) else None
 
 
-def _learn(block: Block) -> None:
-    for value in block.__dict__.values():
+def learn_block(block: Block) -> None:
+    """Hide the block's secrets from now on in all that this process shows; NotDone names one that can't be hidden."""
+    for name, value in block.__dict__.items():
         if isinstance(value, SecretStr) and value.get_secret_value():
-            learn(value.get_secret_value())
+            try:
+                learn(value.get_secret_value())
+            except ValueError as error:
+                raise NotDone(f"{name} of the {block.get_block_type_name()} block: {error}") from None
         elif isinstance(value, Block):
-            _learn(value)
+            learn_block(value)
     if isinstance(block, Processes):
         for value in (each.get_secret_value() for each in block.environment.values()):
             if len(value) >= SHORTEST_LEARNED:  # what is shorter stands in innocent text everywhere

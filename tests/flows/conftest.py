@@ -10,10 +10,12 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.storage.objects import S3Place
 from deployments.local.objectstore import ObjectStore
+from flows.deploy.flow import deploy
 from flows.effect import stage_named, without_prefect
 from flows.world import World
 from tests.parts.environment import environment, identity_file
 from tests.parts.postgres import drop_database, make_database
+from tests.parts.rollout import Rollout, rollout
 from tests.parts.scene import Scene, s3_place, scene
 
 STAGE = """
@@ -79,3 +81,18 @@ def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempP
     """One scene for a whole module, in break glass: a dump costs seconds, so its tests share it."""
     with scene(postgres17, s3_place(weed), tmp_path_factory.mktemp("stage")) as made, without_prefect():
         yield made
+
+
+@pytest.fixture(scope="module")
+def lab(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
+    """A scene for releases, with a first one that serves."""
+    with rollout(stage, tmp_path_factory.mktemp("rollout")) as made:
+        made.short_bakes()
+        deploy("test")
+        yield made
+
+
+@pytest.fixture
+def short_bakes(lab: Rollout) -> None:
+    """The stage's TOML as it was, with bakes of a second."""
+    lab.short_bakes()

@@ -75,8 +75,9 @@ def test_two_at_once_are_two_good_backups(stage: Scene) -> None:
     assert not stage.world.ledger.open()
 
 
-def test_bad_input_is_one_sentence_and_nothing_is_stored(stage: Scene) -> None:
+def test_bad_input_is_one_sentence_and_nothing_is_stored(stage: Scene, caplog: pytest.LogCaptureFixture) -> None:
     assert "no stage 'tset': known are test" in refused(stage, stage="tset")
+    assert "Traceback" not in caplog.text
     stage.toml("lock_wait", "lock_wiat")
     try:
         sentence = refused(stage)

@@ -121,6 +121,18 @@ def test_a_pruner_that_may_not_delete_is_a_problem(environ: dict[str, str], plac
     assert READER.secret_key not in pruning.sentence
 
 
+def test_a_secret_too_short_to_be_hidden_is_named(environ: dict[str, str]) -> None:
+    stage = Stage.parse(f"{STAGE.partition('[store]')[0]}[store]\nbucket = 'b'\nregion = 'us-east-1'\n", "local")
+    environ |= {"READING_AWS_ACCESS_KEY_ID": "reader", "READING_AWS_SECRET_ACCESS_KEY": "abc"}
+    (reading,) = [each for each in told(stage, environ, "problem") if "local-reading" in each]
+    assert "aws_secret_access_key of the AWS Credentials block: A secret of fewer than 6 characters" in reading
+
+
+def test_a_ledger_that_was_never_made_is_told_in_words(stage: Stage, environ: dict[str, str]) -> None:
+    (note,) = [each for each in told(stage, environ, "note") if "how long backups take" in each]
+    assert re.search(r"the ledger .* is at version 0, \d is needed: apply the stage$", note)
+
+
 def test_a_host_with_both_keys_is_told_what_that_costs(stage: Stage, environ: dict[str, str]) -> None:
     assert any("give queue restore a host of its own" in each for each in told(stage, environ, "note"))
     del environ["BACKUP_SIGNING_KEY"]

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,35 +13,13 @@ import pytest
 from flows.deploy.flow import deploy, history
 from flows.effect import NotDone
 from flows.records import Backup, Proof, backup_id
-from flows.records_release import Told
 from flows.rollback.flow import rollback
-from tests.parts.rollout import ROOT, Rollout, rollout
-from tests.parts.scene import Scene
+from tests.parts.rollout import BAKE, ROOT, SHORT, Rollout
 from tests.parts.slack import CHANNEL, TOKEN, FakeSlack, slack
 
 __all__ = ["slack"]
-pytestmark = pytest.mark.timeout(240)
-BAKE = 'minimum = "3s"\nmaximum = "5s"'
-SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("short_bakes")]
 COMMANDS = 'commands = { test = "python -m unittest --quiet" }'
-
-
-@pytest.fixture(scope="module")
-def lab(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
-    """With a first release that serves."""
-    with rollout(stage, tmp_path_factory.mktemp("rollout")) as made:
-        made.toml(BAKE, SHORT)
-        deploy("test")
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def short_bakes(lab: Rollout) -> None:
-    lab.toml(BAKE, SHORT)
-
-
-def newest(lab: Rollout) -> Told:
-    return lab.world.ledger.releases.all()[-1]
 
 
 def remembered(lab: Rollout, age: timedelta, *verdicts: str) -> str:
@@ -99,7 +76,7 @@ def test_a_deploy_killed_in_its_bake_goes_on_where_it_was(
     said = deploy("test")
 
     assert "KEPT" in said
-    told = newest(lab)
+    told = lab.newest
     assert (told.release.key, told.state, releases.bake(key)) == (key, "done", live_at)
     assert releases.looks(key)[: len(seen)] == seen
     assert len(releases.looks(key)) > len(seen)
@@ -117,7 +94,7 @@ def test_a_deploy_told_to_end_in_its_bake_undoes_itself(lab: Rollout) -> None:
 
     key, said = ended_in_its_bake(lab, 1, signal.SIGTERM)
 
-    told = newest(lab)
+    told = lab.newest
     assert (told.release.key, told.state) == (key, "undone")
     assert told.why == "cancelled: its process was told to end"
     assert said.splitlines()[-1].startswith("interrupted: what was under way is undone")

@@ -15,7 +15,6 @@ from flows.bake.flow import bake
 from flows.bake.tasks import replay
 from flows.deploy.flow import deploy, history
 from flows.effect import NotDone
-from flows.records_release import Told
 from flows.rollback.flow import rollback
 from tests.parts.rollout import Rollout, failures, git, rollout
 from tests.parts.scene import Scene
@@ -62,10 +61,6 @@ def ask_until_silent(lab: Rollout) -> None:
         time.sleep(0.2)
 
 
-def newest(lab: Rollout) -> Told:
-    return lab.world.ledger.releases.all()[-1]
-
-
 def test_the_first_release_is_kept_with_a_warning(empty: Rollout, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="flows")
     head = empty.repository.head()
@@ -76,7 +71,7 @@ def test_the_first_release_is_kept_with_a_warning(empty: Rollout, caplog: pytest
     assert "KEPT" in said
     assert "first release" in said
     assert empty.serves() == head
-    assert newest(empty).state == "done"
+    assert empty.newest.state == "done"
     assert "nothing serves yet: the first release has nothing to go back to" in caplog.text
 
 
@@ -99,7 +94,7 @@ def test_a_release_with_errors_is_taken_back_by_evidence_and_quarantined(lab: Ro
 
     assert lab.serves() == before
     assert bad not in lab.runs().values()
-    told = newest(lab)
+    told = lab.newest
     assert (told.state, told.release.commit) == ("undone", bad)
     assert "answered 500" in visitors.read_text()
     assert not [line for line in failures(visitors) if "answered 500" not in line]  # none by a switch
@@ -116,7 +111,7 @@ def test_a_release_that_fails_its_smoke_tests_never_gets_traffic(lab: Rollout, v
         deploy("test")
     assert lab.serves() == before
     assert empty not in lab.runs().values()
-    assert newest(lab).live_at is None
+    assert lab.newest.live_at is None
     assert failures(visitors) == []
 
 
@@ -231,7 +226,7 @@ def test_a_migration_that_fails_ends_its_deploy_and_blocks_no_other(lab: Rollout
     head = lab.repository.release("fix: a table", {}, {file: "create table public.made (id bigint);\n"})
     assert "KEPT" in deploy("test")
     assert lab.serves() == head
-    assert newest(lab).release.schema_after != newest(lab).release.schema_before
+    assert lab.newest.release.schema_after != lab.newest.release.schema_before
 
 
 def test_a_dry_run_runs_no_command_and_changes_nothing(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:
@@ -293,7 +288,7 @@ def test_a_rollback_gives_the_traffic_to_the_kept_release_and_looks_whether_it_h
     assert "it helped" in said
     assert lab.serves() != now
     assert failures(visitors) == []
-    told = newest(lab)
+    told = lab.newest
     assert (told.release.kind, told.release.reason) == ("rollback", "the list looks odd")
 
 

@@ -1,6 +1,5 @@
 """A deploy and the people around it: who vouches for a commit, who is told what, who decides when nothing is proven."""
 
-from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
@@ -8,38 +7,20 @@ import pytest
 
 from flows.deploy.flow import deploy
 from flows.effect import NotDone
-from flows.records_release import Told
 from flows.rollback.flow import rollback
 from flows.world import World
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.github import ALL_RIGHTS, REPOSITORY, FakeGitHub, github, run, status
 from tests.parts.github import TOKEN as GITHUB_TOKEN
-from tests.parts.rollout import Rollout, failures, rollout
-from tests.parts.scene import Scene
+from tests.parts.rollout import SHORT, Rollout, failures
 from tests.parts.slack import CHANNEL, FakeSlack, slack
 from tests.parts.slack import TOKEN as SLACK_TOKEN
 
 __all__ = ["github", "slack"]
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("short_bakes")]
 PLATFORM = 'platform = "processes"'
 WITH_GITHUB = f'{PLATFORM}\ngithub = "{REPOSITORY}"'
-BAKE = 'minimum = "3s"\nmaximum = "5s"'
-SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
 CHECKS = ["build", "test", "lint", "audit"]
-
-
-@pytest.fixture(scope="module")
-def lab(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
-    """With a first release that serves."""
-    with rollout(stage, tmp_path_factory.mktemp("rollout")) as made:
-        made.toml(BAKE, SHORT)
-        deploy("test")
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def short_bakes(lab: Rollout) -> None:
-    lab.toml(BAKE, SHORT)
 
 
 @pytest.fixture
@@ -66,10 +47,6 @@ def release(lab: Rollout, ci: FakeGitHub, subject: str, traits: dict[str, object
     ci.commits.add(made)
     ci.runs[made] = [*map(run, CHECKS), run("deploy production", None)]
     return made
-
-
-def newest(lab: Rollout) -> Told:
-    return lab.world.ledger.releases.all()[-1]
 
 
 def attachment(message: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +106,7 @@ def test_a_release_that_stays_is_published_and_told_in_one_message(
 
     said = deploy("test")
 
-    told = newest(lab)
+    told = lab.newest
     made = ci.releases[f"v{told.release.number}"]
     assert (ci.tags[made["tag_name"]], made["name"]) == (head, f"Release {told.release.number}")
     assert "- feat: told to everybody" in made["body"]
@@ -163,7 +140,7 @@ def test_what_github_and_slack_refuse_is_said_and_undoes_nothing(
     assert "It is not published on GitHub: " in said
     assert "Contents: write" in said
     assert lab.serves() == head
-    assert newest(lab).state == "done"
+    assert lab.newest.state == "done"
     assert caplog.text.count("people were not told: Slack refused chat.postMessage to #deploys: is_archived") == 4
     assert (ci.releases, channel.messages) == ({}, {})
 
@@ -211,7 +188,7 @@ def test_nobody_decides_for_a_release_that_is_held(lab: Rollout, channel: FakeSl
     assert lab.serves() == head
     assert set(lab.runs().values()) == {before, head}
     assert sorted(lab.world.traffic.shares().values()) == [0, 100]
-    assert newest(lab).state == "done"
+    assert lab.newest.state == "done"
     assert lab.world.ledger.open() == []
     [message] = channel.messages.values()
     assert message["text"] == "Deployment to test held, a person decides"
@@ -231,7 +208,7 @@ def test_a_bad_release_of_an_unknown_version_is_held_until_a_person_rolls_it_bac
         with pytest.raises(NotDone, match=r"HELD, the served version is unknown, so nothing is taken back: BAD \d+ s"):
             deploy("test")
         assert lab.serves() == bad
-        assert newest(lab).state == "done"
+        assert lab.newest.state == "done"
 
         lab.toml()
         assert "it helped" in rollback("test", reason="4 in 10 searches fail")
@@ -258,7 +235,7 @@ def test_of_a_deploy_that_died_after_its_commit_reconcile_tells_and_publishes(
 
     settled_by_reconcile(lab)
 
-    told = newest(lab)
+    told = lab.newest
     assert (told.state, lab.serves()) == ("done", head)
     [message] = channel.messages.values()
     assert message["text"] == "Deployment to test completed, inconclusive"

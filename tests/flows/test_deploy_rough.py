@@ -6,45 +6,28 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import pytest
 
 from flows.deploy.flow import deploy
 from flows.effect import NotDone
-from flows.records_release import Told
 from flows.rollback.flow import rollback
 from tests.parts.deaths import DIED, expire, fork, reconcile
-from tests.parts.rollout import ROOT, Rollout, failures, rollout
-from tests.parts.scene import Scene
+from tests.parts.rollout import BAKE, ROOT, Rollout, failures
 
 pytestmark = pytest.mark.timeout(240)
-BAKE = 'minimum = "3s"\nmaximum = "5s"'
-SHORT = 'minimum = "1s"\nmaximum = "1s"'  # nobody visits: a longer one would prove nothing more
 LONG = 'minimum = "60s"\nmaximum = "90s"'
-
-
-@pytest.fixture(scope="module")
-def lab(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Rollout]:
-    """With a first release that serves."""
-    with rollout(stage, tmp_path_factory.mktemp("rollout")) as made:
-        made.toml(BAKE, SHORT)
-        deploy("test")
-        yield made
 
 
 @pytest.fixture
 def kept(lab: Rollout) -> str:
     """The commit that is kept behind the one that serves; bakes are short again."""
-    lab.toml(BAKE, SHORT)
+    lab.short_bakes()
     before = lab.serves()
     lab.repository.release("feat: one more", {})
     deploy("test")
     return before
-
-
-def newest(lab: Rollout) -> Told:
-    return lab.world.ledger.releases.all()[-1]
 
 
 def eventually(question: Callable[[], object]) -> None:
@@ -78,7 +61,7 @@ def test_a_deploy_over_a_release_that_died_is_no_first_one(
     assert "first release" not in said
     assert f"{dead[:8]} has the traffic and does not live: the new release stays" in caplog.text
     assert "KEPT, as what served before is dead: UNPROVEN" in said
-    assert (lab.serves(), newest(lab).release.previous) == (head, dead)
+    assert (lab.serves(), lab.newest.release.previous) == (head, dead)
 
 
 @pytest.mark.usefixtures("kept")
@@ -96,7 +79,7 @@ def test_what_replaced_a_dead_release_stays_whatever_is_found_and_whoever_dies(l
     assert fork(lambda: deploy("test"), "commit").ended() == DIED
     expire(lab.scene.ledger)
     reconcile(lab.world.ledger)
-    assert (lab.serves(), newest(lab).state) == (head, "done")
+    assert (lab.serves(), lab.newest.state) == (head, "done")
 
 
 def test_traffic_is_given_back_to_nothing_dead(lab: Rollout) -> None:
@@ -149,7 +132,7 @@ def test_whether_a_rollback_helped_is_not_judged_by_what_replaces_it(lab: Rollou
     watching = threading.Thread(target=lambda: said.append(rollback("test", to=kept[:10], reason="a test")))
     watching.start()
     eventually(lambda: lab.serves() == kept)
-    lab.toml(BAKE, SHORT)
+    lab.short_bakes()
     head = lab.repository.release("fix: forward", {})
     eventually(lambda: not lab.world.ledger.open())
     assert "KEPT" in deploy("test")

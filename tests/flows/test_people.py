@@ -22,3 +22,10 @@ def test_a_report_that_nobody_can_keep_is_said_and_fails_nothing(caplog: pytest.
         people.table("rows", [{"a": 1}], "Rows")
     assert "page is not kept as a page (ConnectError)" in caplog.text
     assert "rows is not kept as a page (ConnectError)" in caplog.text
+
+
+@pytest.mark.usefixtures("glass")
+def test_a_table_has_columns_on_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="flows")
+    people.table("rows", [{"name": "사용자", "why": "", "rows": 5}, {"name": "b", "why": None, "rows": 10}], "Two")
+    assert caplog.messages == ["Two\nname  rows\n사용자   5\nb     10"]

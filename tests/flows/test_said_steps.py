@@ -1,13 +1,11 @@
 """Break glass prints the plan's steps, and each step when it runs: nobody at the terminal wonders what goes on."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -47,8 +45,9 @@ def test_a_prune_names_its_steps_in_the_plan_and_as_they_run(stage: Scene, sourc
 
     told = said("prune")
 
-    rows: list[dict[str, Any]] = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
-    assert {row["backup"]: row["steps"] for row in rows if row["steps"]} == {old: f"hide {old}, delete {old}"}
+    (row,) = [line for line in told.splitlines() if line.startswith(old)]
+    assert row.endswith(f"  hide {old}, delete {old}")
+    assert told.count(", delete ") == 1
     assert run_steps(told) == [f"hide {old}", f"delete {old}"]
 
 

@@ -21,6 +21,7 @@ from deployments.local.repository import Repository
 from deployments.local.running import Running
 from deployments.local.service import fill_empty
 from flows.effect import without_prefect
+from flows.records_release import Told
 from flows.world import World
 from tests.parts.scene import Scene
 
@@ -49,6 +50,8 @@ minimum = "3s"
 maximum = "5s"
 minimum_baseline = 100
 """
+BAKE = 'minimum = "3s"\nmaximum = "5s"'
+SHORT = 'minimum = "1s"\nmaximum = "1s"'  # for when nobody visits: a longer one would prove nothing more
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,21 @@ class Rollout:
         assert changed in RELEASE
         self.scene.toml(more=RELEASE.replace(changed, instead) if changed else RELEASE)
 
+    def short_bakes(self) -> None:
+        """Write the stage's TOML anew, with bakes of a second."""
+        self.toml(BAKE, SHORT)
+
     def also(self, changed: str, instead: str) -> None:
         """Change one more text of the TOML as it is now."""
         path = Scene.stages(self.environ) / f"{self.scene.name}.toml"
         text = path.read_text()
         assert changed in text
         path.write_text(text.replace(changed, instead))
+
+    @property
+    def newest(self) -> Told:
+        """What is remembered of the newest release."""
+        return self.world.ledger.releases.all()[-1]
 
     def serves(self) -> str:
         """The commit that answers at the balancer; empty: nothing does."""
