@@ -1,6 +1,6 @@
 """Deploy, its undo, migrate and rollback killed and stopped at each of their points; visitors must not notice.
 
-As in test_kill_matrix: plain processes in break glass with a ledger, points from the lists themselves. Two lanes, each
+As in test_kill_matrix: plain processes in break glass with a ledger, points from the lists themselves. Some lanes, each
 a real balancer, counter and processes; each try begins where the one before it left the lane's service.
 """
 
@@ -25,13 +25,12 @@ from flows.ledger import Ledger, Unheard
 from flows.records import Plan
 from flows.rollback.tasks import make_plan
 from tests.blocks.processes import eventually
-from tests.parts.killing import Arguments, Book, Matrix
+from tests.parts.killing import AT_ONCE, Arguments, Book, Matrix
 from tests.parts.lane import Lane, open_lane
 from tests.parts.nursery import Child, Nursery
 from tests.parts.scene import s3_place, scene
 
 pytestmark = pytest.mark.timeout(900)
-LANES = 2
 LEASE_S = 3.0
 PROMISED_S = LEASE_S + 15
 
@@ -140,7 +139,7 @@ def lanes(
     with contextlib.ExitStack() as stack:
         stack.enter_context(without_prefect())
         made = dict[str, Lane]()
-        for number in range(LANES):
+        for number in range(AT_ONCE):
             folder = tmp_path_factory.mktemp(f"lane{number}")
             one = stack.enter_context(scene(postgres17, s3_place(weed), folder / "scene"))
             made[one.environ["LEDGER_URL"]] = stack.enter_context(open_lane(one, folder / "rollout"))

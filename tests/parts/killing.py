@@ -28,6 +28,7 @@ Fault = Literal["kill", "stop"]
 Arguments = Mapping[str, Any]
 ROOT = Path(__file__).parents[2]
 MOMENTS = ("intent", "acted", "done")
+AT_ONCE = 4  # tries: most of each is waiting for a lease to end
 
 
 def _as_next(arguments: Arguments) -> Arguments:
@@ -68,7 +69,7 @@ class Matrix:
         return [*forward, *(f"undo {name}:{moment}" for name in reversed(names) for moment in MOMENTS), "settle"]
 
     def complaints(
-        self, points: Sequence[str] | None = None, faults: Sequence[Fault] = ("kill", "stop"), at_once: int = 2
+        self, points: Sequence[str] | None = None, faults: Sequence[Fault] = ("kill", "stop"), at_once: int = AT_ONCE
     ) -> list[str]:
         """What went wrong, over all points; empty when every promise was kept."""
         tries = [(point, fault) for point in points or self.points() for fault in faults]
