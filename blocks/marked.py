@@ -48,8 +48,8 @@ def _mark_of(pid: int, name: str) -> str:
     try:
         if process.stat().st_uid != os.geteuid():
             return ""
-        variables = (process / "environ").read_bytes().split(b"\0")
+        variables = b"\0" + (process / "environ").read_bytes()
     except OSError:
         return ""
-    mark = next((each for each in variables if each.startswith(f"{name}=".encode())), b"")
-    return mark.partition(b"=")[2].decode(errors="replace")
+    mark = variables.partition(f"\0{name}=".encode())[2]
+    return mark.partition(b"\0")[0].decode(errors="replace")

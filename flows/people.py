@@ -35,6 +35,7 @@ from flows.redact import hide, hide_all
 
 LOG = logging.getLogger("flows.people")
 PROGRESS_SECONDS = 1.0  # a progress artifact is an HTTP request: one a second is enough for eyes
+TERMINAL = 160  # characters that a line may have there
 APPROVAL_SECONDS = 24 * 3600
 LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of it). Leave it as it is."
 Keep = Callable[[Notice], None]
@@ -223,11 +224,17 @@ def _uuid(value: Any) -> UUID:
 
 
 def _in_columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """For a terminal; without the columns that nobody filled."""
+    """For a terminal: a line a row, or a line a value where that would be too wide; without what nobody filled."""
     names = [name for name in (rows[0] if rows else ()) if any(row[name] not in {"", None} for row in rows)]
     lines = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) > TERMINAL:
+        return "\n".join(f"\n{line[0]}\n" + _in_lines(names[1:], line[1:]) for line in lines[1:])
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _in_lines(names: Sequence[str], values: Sequence[str]) -> str:
+    return "\n".join(f"  {name}: {value}" for name, value in zip(names, values, strict=True) if value)
 
 
 def _without_images(markdown: str) -> str:

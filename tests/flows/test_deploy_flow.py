@@ -368,4 +368,4 @@ def test_history_names_all_and_what_serves(lab: Rollout, caplog: pytest.LogCaptu
     assert {"branch", "freeze", "migrations"} < {gate.name for gate in work.gates}
     assert "start " in work.steps
     assert "shift to " in work.steps
-    assert f'"steps": "{work.steps}"' in caplog.text
+    assert f"  steps: {work.steps}\n" in caplog.text
