@@ -43,6 +43,7 @@ class Registry:
     """The secrets that are known. It is only ever added to."""
 
     def __init__(self) -> None:
+        self._learned = set[str]()
         self._secrets: tuple[bytes, ...] = ()  # as they stand inside decoded bytes
         self._forms: tuple[str, ...] = ()  # as they stand in text, longest first
 
@@ -51,6 +52,8 @@ class Registry:
 
         TooShortError for fewer than 6 characters without spaces round them; ValueError for a piece of the mask itself.
         """
+        if secret in self._learned:
+            return
         if len(secret.strip()) < SHORTEST:
             raise TooShortError
         if secret.strip() in MASK:
@@ -59,6 +62,7 @@ class Registry:
         forms = {form for piece in found for form in _forms(piece)}
         self._secrets = tuple({*self._secrets, *(form.encode(errors="replace") for form in forms)})
         self._forms = tuple(sorted({*self._forms, *forms}, key=lambda form: (-len(form), form)))
+        self._learned.add(secret)
 
     def hide(self, text: str) -> str:
         """The text without any known secret, nor what looks like one."""

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,8 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.snapshot import Held, hold, survey
+from tests.blocks.processes import eventually
 from tests.blocks.trip import one, run
-
-
-def eventually(question: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def waiting_for_a_lock(address: Address, application_name: str) -> bool:

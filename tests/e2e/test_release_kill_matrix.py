@@ -127,7 +127,7 @@ def settled(book: Book, patience_s: float) -> bool:
             if book.operation()["ended_at"]:
                 return True
             book.ledger.tick_once()
-        time.sleep(0.1)
+        time.sleep(0.2)
     return False
 
 

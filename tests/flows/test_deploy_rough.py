@@ -6,13 +6,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.rollback.flow import rollback
+from tests.blocks.processes import eventually
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.rollout import BAKE, ROOT, Rollout, failures
 
@@ -28,13 +28,6 @@ def kept(lab: Rollout) -> str:
     lab.repository.release("feat: one more", {})
     deploy("test")
     return before
-
-
-def eventually(question: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not question():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
 
 
 def killed(lab: Rollout, commit: str, by: signal.Signals = signal.SIGKILL) -> list[int]:
@@ -89,7 +82,7 @@ def test_traffic_is_given_back_to_nothing_dead(lab: Rollout) -> None:
     lab.repository.release("feat: worse than a dead one", {"errors": 0.4, "errors_after": 60})
 
     def kills() -> None:
-        eventually(lambda: lab.serves() != before)
+        eventually(lambda: lab.serves() != before, 60)
         if killed(lab, before):
             died.set()
 
@@ -131,10 +124,10 @@ def test_whether_a_rollback_helped_is_not_judged_by_what_replaces_it(lab: Rollou
     said: list[str] = []
     watching = threading.Thread(target=lambda: said.append(rollback("test", to=kept[:10], reason="a test")))
     watching.start()
-    eventually(lambda: lab.serves() == kept)
+    eventually(lambda: lab.serves() == kept, 60)
     lab.short_bakes()
     head = lab.repository.release("fix: forward", {})
-    eventually(lambda: not lab.world.ledger.open())
+    eventually(lambda: not lab.world.ledger.open(), 60)
     assert "KEPT" in deploy("test")
     watching.join(60)
     assert lab.serves() == head

@@ -102,7 +102,7 @@ class Matrix:
             if time.monotonic() > end:
                 return False
             book.ledger.tick_once()
-            time.sleep(0.1)
+            time.sleep(0.2)
         return True
 
     def _woken(self, book: "Book", process: Child, arguments: Arguments, point: str) -> list[str]:
@@ -201,7 +201,7 @@ def _hit(process: Child, fault: Fault, patience_s: float) -> bool:
         stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         if fault == "stop" and stat[0] == "T":
             return True
-        time.sleep(0.02)
+        time.sleep(0.05)
     process.kill()
     return False
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
+from blocks.web import ask
 from deployments.local.balancer import Balancer
 from deployments.local.repository import Repository
 from deployments.local.running import Running
@@ -102,11 +102,8 @@ class Rollout:
 
     def serves(self) -> str:
         """The commit that answers at the balancer; empty: nothing does."""
-        try:
-            answer = httpx.get(f"{self.balancer.url}/health", timeout=5)
-        except httpx.HTTPError:
-            return ""
-        return answer.headers.get("x-release", "") if answer.is_success else ""
+        answer = ask(f"{self.balancer.url}/health")
+        return answer.headers.get("x-release", "") if answer.healthy else ""
 
     def runs(self) -> dict[str, str]:
         """The commits that live, by slot."""
