@@ -113,6 +113,7 @@ create table public.logs (
 
 INDEXES = """
 create index videos_published on public.videos (published_at desc);
+create index videos_seen on public.videos (view_count desc, id);
 create index videos_popular on public.videos (view_count desc) where view_count > 100000;
 create index search_logs_created on public.search_logs (created_at);
 create index api_logs_created on public.api_logs (created_at, status_code);

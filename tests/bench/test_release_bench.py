@@ -76,7 +76,7 @@ def test_a_bad_release_is_gone_at_once_and_the_one_before_is_verified(service: L
 
 def test_a_rollback_by_a_person_is_verified_soon(service: Lane) -> None:
     for _ in range(TIMES):
-        deploy("test", service.next_good())
+        deploy("test", service.new_good())
         left = service.rollout.serves()
         kept = next(commit for commit in service.rollout.runs().values() if commit != left)
         began = time.time()

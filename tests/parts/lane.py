@@ -113,6 +113,10 @@ class Lane:
         """A good commit that lives in no slot."""
         return next(commit for commit in self.good if commit not in self.rollout.runs().values())
 
+    def new_good(self) -> str:
+        """A new commit that changes nothing: one that a rollback took back is in quarantine."""
+        return self.rollout.repository.release("feat: small, once more", {})
+
     def plan(self, commit: str, *, spare: bool = True) -> DeployPlan:
         """A deploy of the commit; with `spare=False` the slot for it is free."""
         world = self.world
@@ -183,7 +187,7 @@ def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 
 def live_through(service: Lane) -> str:
     """A good release, a bad one that is taken back, a rollback, switches, and reloads between; the bad commit."""
     balancer = service.rollout.balancer
-    deploy("test", service.next_good())
+    deploy("test", service.new_good())
     balancer.reload()
     bad = service.rollout.repository.release("feat: another fault", {"bad": True})
     with pytest.raises(NotDone, match="ROLLED BACK"):
