@@ -21,6 +21,7 @@ from deployments.encryption import warning
 from deployments.objectives import keeps_rpo
 from flows.effect import NotDone, stage_named
 from flows.parts import WantedBlock, wanted_blocks
+from flows.redact import hide
 from flows.stage import Stage
 from flows.world import World, learn_block
 
@@ -43,7 +44,7 @@ def check(name: str, environ: Mapping[str, str], say: Callable[[str], None] = pr
     problems = 0
     for finding in findings(stage, environ):
         problems += finding.verdict == "problem"
-        say(f"{finding.verdict:<9}{finding.sentence}")
+        say(f"{finding.verdict:<9}{hide(finding.sentence)}")
     return problems
 
 
@@ -107,7 +108,7 @@ def _tools(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             major = connection.info.server_version // 10000
         tools = tools_for(major, address.bin_dir)
         yield Finding("ok", f"the server is Postgres {major}, its tools are of {tools.major}, in {tools.bin}")
-    except (BlockError, NotDone) as error:
+    except (BlockError, NotDone, ValueError, OSError) as error:
         yield Finding("problem", str(error))
 
 
@@ -121,7 +122,7 @@ def shared_ledger(stage: Stage, environ: Mapping[str, str]) -> str:
     made = [each for each in wanted_blocks(stage, environ) if each.block is PostgresServer and not each.missing]
     try:
         places = {each.name: _place(each.build()) for each in made}
-    except (BlockError, NotDone, ValueError):
+    except (BlockError, NotDone, ValueError, OSError):
         return ""  # an address that can't be read is told where its block is made
     service, ledger = places.get(stage.name), places.get(f"{stage.name}-ledger")
     if service is None or service != ledger:
@@ -185,7 +186,7 @@ def _objectives(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             ledger.check()
             backups = ledger.backups()
             durations = [each.finished - each.started for each in backups if each.state == "complete" and each.finished]
-        except BlockError as error:
+        except (BlockError, NotDone, ValueError, OSError) as error:
             yield Finding("note", f"how long backups take is not known: {error}")
     verdict = keeps_rpo(crons, durations[-DURATIONS:], stage.objectives.rpo, datetime.now(UTC))
     yield Finding("ok" if verdict.go else "problem", verdict.reason)

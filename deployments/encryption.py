@@ -25,7 +25,7 @@ def warning(environ: Mapping[str, str]) -> str:
     return (
         f"whether the Prefect server encrypts blocks with a key of its own cannot be known from here (neither {KEY} nor"
         f" {DATABASE} is set): without one, a dump of its database is a dump of every secret;"
-        " set either here to have it looked at"
+        f" set {DATABASE} here to have it looked at, or {KEY} if the server has it"
     )
 
 

@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.errors import Missing, Refused
 from deployments.encryption import warning
 from deployments.report import Report
+from flows.effect import NotDone
 from flows.parts import WantedBlock, wanted_blocks
 from flows.stage import Stage
 from flows.world import learn_block
@@ -86,7 +87,10 @@ def _planned(wanted: WantedBlock, there: BlockDocument | None) -> PlannedBlock:
         found = "absent, as it may be" if there is None else "as it is on the server"
         return PlannedBlock(f"{what} {found}: {', '.join(wanted.missing)} not set here", wanted.name, "kept")
     block = wanted.build()
-    learn_block(block)
+    try:
+        learn_block(block)
+    except NotDone as error:
+        raise NotDone(f"{what}: {error}") from None
     if there is None:
         return PlannedBlock(what, wanted.name, "created", block)
     same = _form(there) == _checksum(wanted.block) and _bare(there.data) == _bare(_data(block))

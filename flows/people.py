@@ -27,6 +27,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect_slack import SlackWebhook
 from pydantic import Field
+from rich.cells import cell_len, set_cell_size
 
 from blocks.errors import BlockError
 from blocks.slack import Message, Notice, SlackChannel, announce
@@ -225,12 +226,19 @@ def _uuid(value: Any) -> UUID:
 
 def _in_columns(rows: Sequence[Mapping[str, Any]]) -> str:
     """For a terminal: a line a row, or a line a value where that would be too wide; without what nobody filled."""
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in {"", None} for row in rows)]
-    lines = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if sum(widths) > TERMINAL:
+    texts = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    names = list(dict.fromkeys(name for row in texts for name, text in row.items() if text))
+    lines = [names, *([row.get(name, "") for name in names] for row in texts)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * len(widths) > TERMINAL:
         return "\n".join(f"\n{line[0]}\n" + _in_lines(names[1:], line[1:]) for line in lines[1:])
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join("  ".join(map(set_cell_size, line, widths)).rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """One line that no terminal obeys."""
+    text = "" if value is None else " ".join(str(value).split())
+    return "".join(letter for letter in text if letter.isprintable())
 
 
 def _in_lines(names: Sequence[str], values: Sequence[str]) -> str:

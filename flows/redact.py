@@ -11,6 +11,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 from urllib.parse import quote, quote_plus, unquote, unquote_to_bytes
 
@@ -39,20 +40,28 @@ class TooShortError(ValueError):
         super().__init__(self.__doc__)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a registry knows; replaced as one, so that of two threads that learn at once neither leaves a half."""
+
+    learned: frozenset[str] = frozenset()
+    secrets: tuple[bytes, ...] = ()  # as they stand inside decoded bytes
+    forms: tuple[str, ...] = ()  # as they stand in text, longest first
+
+
 class Registry:
     """The secrets that are known. It is only ever added to."""
 
     def __init__(self) -> None:
-        self._learned = set[str]()
-        self._secrets: tuple[bytes, ...] = ()  # as they stand inside decoded bytes
-        self._forms: tuple[str, ...] = ()  # as they stand in text, longest first
+        self._known = _Known()
 
     def learn(self, secret: str) -> None:
         """Hide this from now on, also its stripped form, its long lines, and the password of a URL.
 
         TooShortError for fewer than 6 characters without spaces round them; ValueError for a piece of the mask itself.
         """
-        if secret in self._learned:
+        known = self._known
+        if secret in known.learned:
             return
         if len(secret.strip()) < SHORTEST:
             raise TooShortError
@@ -60,13 +69,15 @@ class Registry:
             raise ValueError("a secret that is a piece of the mask can't be hidden: choose another")
         found = {piece for piece in _pieces(secret) if len(piece) >= SHORTEST and piece not in MASK}
         forms = {form for piece in found for form in _forms(piece)}
-        self._secrets = tuple({*self._secrets, *(form.encode(errors="replace") for form in forms)})
-        self._forms = tuple(sorted({*self._forms, *forms}, key=lambda form: (-len(form), form)))
-        self._learned.add(secret)
+        self._known = _Known(
+            known.learned | {secret},
+            tuple({*known.secrets, *(form.encode(errors="replace") for form in forms)}),
+            tuple(sorted({*known.forms, *forms}, key=lambda form: (-len(form), form))),
+        )
 
     def hide(self, text: str) -> str:
         """The text without any known secret, nor what looks like one."""
-        for form in self._forms:
+        for form in self._known.forms:
             if form in text:
                 text = text.replace(form, MASK)
         if self._in_bytes(b"\n".join(_unwrapped(text, DEPTH))):
@@ -99,7 +110,7 @@ class Registry:
         return MASK if self._in_bytes(b"\n".join(_decoded(run[0], DEPTH))) else run[0]
 
     def _in_bytes(self, decoded: bytes) -> bool:
-        return any(secret in decoded for secret in self._secrets)
+        return any(secret in decoded for secret in self._known.secrets)
 
 
 _known = Registry()

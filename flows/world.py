@@ -257,7 +257,7 @@ def learn_block(block: Block) -> None:
             learn_block(value)
     if isinstance(block, Processes):
         for value in (each.get_secret_value() for each in block.environment.values()):
-            if len(value) >= SHORTEST_LEARNED:  # what is shorter stands in innocent text everywhere
+            if len(value.strip()) >= SHORTEST_LEARNED:  # what is shorter stands in innocent text everywhere
                 learn(value)
 
 

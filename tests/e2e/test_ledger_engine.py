@@ -1,14 +1,12 @@
 """The ledger under Prefect's engine: steps are tasks of their names, a dead process' run is marked Crashed."""
 
 from collections.abc import Generator
-from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
@@ -44,12 +42,8 @@ def tasks_of(run: UUID) -> list[str]:
     """The names of a run's tasks, in order."""
     with get_client(sync_client=True) as client:
         found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
-    return [each.name for each in sorted(found, key=_started)]
-
-
-def _started(task: TaskRun) -> datetime:
-    assert task.start_time
-    return task.start_time
+    begun = [(each.start_time, each.name) for each in found if each.start_time]
+    return [name for _, name in sorted(begun)]
 
 
 def test_steps_and_their_undo_are_tasks_of_their_names(world: ToyWorld) -> None:

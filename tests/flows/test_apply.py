@@ -27,7 +27,7 @@ from blocks.postgres.cluster import Cluster
 from deployments.automations import told_of
 from deployments.declared import Declared, declared
 from deployments.server import apply, reached
-from flows.effect import ask_for
+from flows.effect import NotDone, ask_for
 from flows.stage import Stage
 from tests.parts.environment import deployer
 from tests.parts.postgres import drop_database, make_database
@@ -316,7 +316,8 @@ def test_a_key_that_lies_beside_the_blocks_is_warned_of(
     stage: Stage, environ: dict[str, str], ledger_database: Address
 ) -> None:
     del environ["PREFECT_SERVER_ENCRYPTION_KEY"]
-    assert any(line.startswith("warning   whether the Prefect server encrypts") for line in lines(stage, environ))
+    (warned,) = [line for line in lines(stage, environ) if line.startswith("warning   whether the Prefect server encr")]
+    assert "set PREFECT_API_DATABASE_CONNECTION_URL here to have it looked at" in warned
     with ledger_database.connect() as connection:
         connection.execute("create table public.configuration (key text)")
     environ["PREFECT_API_DATABASE_CONNECTION_URL"] = environ["LEDGER_URL"].replace("postgresql:", "postgresql+asyncpg:")
@@ -383,6 +384,8 @@ def test_an_optional_block_whose_variables_are_unset_again_is_listed_and_removed
     webhook = {"SLACK_WEBHOOK_URL": slack[0]}
     lines(bucket, environ | reading | webhook)
 
+    with pytest.raises(NotDone, match=r"store/lab-reading: aws_secret_access_key of the AWS .*fewer than 6"):
+        lines(bucket, environ | reading | {"READING_AWS_SECRET_ACCESS_KEY": "abc"})
     half = lines(bucket, environ | webhook | {"READING_AWS_ACCESS_KEY_ID": "reader"})
     assert not [line for line in half if line.startswith("orphan")]
     said, unset = lines(bucket, environ), "not set here any more; --prune removes it"

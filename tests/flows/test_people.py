@@ -27,7 +27,13 @@ def test_a_report_that_nobody_can_keep_is_said_and_fails_nothing(caplog: pytest.
 @pytest.mark.usefixtures("glass")
 def test_a_table_has_columns_on_a_terminal_or_lines_where_it_is_wide(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="flows")
-    people.table("rows", [{"name": "사용자", "why": "", "rows": 5}, {"name": "b", "why": None, "rows": 10}], "Two")
-    assert caplog.messages == ["Two\nname  rows\n사용자   5\nb     10"]
+    people.table("rows", [{"name": "사용자", "why": "", "rows": 5}, {"name": "b", "why": None, "of": None}], "Two")
     people.table("rows", [{"name": "a", "why": "x" * 200, "rows": None}], "One")
-    assert caplog.messages[1:] == [f"One\n\na\n  why: {'x' * 200}"]
+    people.table("rows", [{"subject": "fix:\n\x1b[2Jit", "tags": ["a"]}], "Untrusted")
+    people.table("rows", [], "None")
+    assert caplog.messages == [
+        "Two\nname    rows\n사용자  5\nb",
+        f"One\n\na\n  why: {'x' * 200}",
+        "Untrusted\nsubject     tags\nfix: [2Jit  ['a']",
+        "None\n",
+    ]

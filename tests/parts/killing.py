@@ -68,12 +68,10 @@ class Matrix:
             return [*forward, *(["commit"] if book.told("committed") else []), "settle"]
         return [*forward, *(f"undo {name}:{moment}" for name in reversed(names) for moment in MOMENTS), "settle"]
 
-    def complaints(
-        self, points: Sequence[str] | None = None, faults: Sequence[Fault] = ("kill", "stop"), at_once: int = AT_ONCE
-    ) -> list[str]:
+    def complaints(self, points: Sequence[str] | None = None, faults: Sequence[Fault] = ("kill", "stop")) -> list[str]:
         """What went wrong, over all points; empty when every promise was kept."""
         tries = [(point, fault) for point in points or self.points() for fault in faults]
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             found = pool.map(self.complain, [point for point, _ in tries], [fault for _, fault in tries])
             return [each for complaints in found for each in complaints]
 
