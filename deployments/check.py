@@ -3,7 +3,7 @@
 Nothing is changed. Every line is `ok`, `note` (somebody should know), or `problem` (what was promised cannot be kept).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,8 @@ def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     wanted = wanted_blocks(stage, environ)
     for each in wanted:
         yield from _block(each)
+        if each.block is BackupStore and each.name == stage.name and not each.missing:
+            yield from _in_the_place_of_others(each, wanted)
     yield from _tools(stage, environ)
     yield from _ledger(stage, environ)
     yield from _keys(stage, environ)
@@ -84,6 +86,18 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
         yield Finding("note" if elsewhere else "problem", f"{what}: {error}")
     except (BlockError, NotDone, ValueError, OSError) as error:
         yield Finding("problem", f"{what}: {error}")
+
+
+def _in_the_place_of_others(store: WantedBlock, wanted: Sequence[WantedBlock]) -> Iterator[Finding]:
+    """What the writer's credentials must be able to do, as nobody gave others for it."""
+    for role, purpose in PURPOSES.items():
+        if any(each.name == f"{store.name}-{role}" and not each.missing for each in wanted):
+            continue
+        try:
+            cast("BackupStore", store.build()).check(purpose)
+        except (BlockError, NotDone, ValueError, OSError) as error:
+            unset = f"no {role} credentials are set, so the {store.block.get_block_type_name()} {store.name} does it"
+            yield Finding("problem", f"{unset}: {error}")
 
 
 def _answer(block: Block, name: str) -> str:

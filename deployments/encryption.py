@@ -40,6 +40,6 @@ def _of_database(url: str) -> str:
     if not found or not found[0]:
         return ""
     return (
-        f"Prefect's database holds the key of its own blocks: set {KEY} for the server before the first block is saved,"
-        " then save them anew; until then a dump of that database is a dump of every secret"
+        f"Prefect's database holds the key of its own blocks: delete the blocks, set {KEY} for the server, restart it,"
+        " and apply with all variables; until then a dump of that database is a dump of every secret"
     )

@@ -107,6 +107,16 @@ def test_a_store_is_asked_for_its_own_part_only(environ: dict[str, str], place: 
     assert "lets the reader do its part" in reading[0].sentence
 
 
+def test_a_writer_that_reads_and_prunes_too_must_be_allowed_to(environ: dict[str, str], place: S3Place) -> None:
+    store = f'[store]\nbucket = "{place.bucket}"\nprefix = "{place.prefix}"\nregion = "us-east-1"\n'
+    stage = Stage.parse(STAGE.partition("[store]")[0] + store, "local")
+    environ |= {"AWS_ENDPOINT_URL": str(place.endpoint)}
+    environ |= {"AWS_ACCESS_KEY_ID": READER.access_key, "AWS_SECRET_ACCESS_KEY": READER.secret_key}
+    problems = told(stage, environ, "problem")
+    assert any(each.startswith("no pruning credentials are set, so the Backup Store local does") for each in problems)
+    assert not any(each.startswith("no reading credentials") for each in problems)
+
+
 def test_a_pruner_that_may_not_delete_is_a_problem(environ: dict[str, str], place: S3Place) -> None:
     store = f'[store]\nbucket = "{place.bucket}"\nprefix = "{place.prefix}"\nregion = "us-east-1"\n'
     stage = Stage.parse(STAGE.partition("[store]")[0] + store, "local")

@@ -45,9 +45,9 @@ def test_a_prune_names_its_steps_in_the_plan_and_as_they_run(stage: Scene, sourc
 
     told = said("prune")
 
-    (row,) = [line for line in told.splitlines() if line.startswith(old)]
-    assert row.endswith(f"  hide {old}, delete {old}")
-    assert told.count(", delete ") == 1
+    (row,) = [each for each in told.split("\n\n") if each.startswith(f"{old}\n")]
+    assert f"\n  steps: hide {old}, delete {old}\n" in f"{row}\n"
+    assert told.count("  steps: hide ") == 1
     assert run_steps(told) == [f"hide {old}", f"delete {old}"]
 
 

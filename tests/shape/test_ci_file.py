@@ -116,7 +116,7 @@ def test_its_token_reads_the_code_and_the_deploy_not_even_that() -> None:
 
 
 def test_only_the_deploy_sees_secrets() -> None:
-    assert set(re.findall(r"secrets\.(\w+)", str(job("deploy")))) == {"PREFECT_API_URL", "PREFECT_API_KEY"}
+    assert set(re.findall(r"secrets\.(\w+)", str(job("deploy")))) == {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
     assert "secrets" not in str(job("check"))
 
 
