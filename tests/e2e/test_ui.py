@@ -29,7 +29,7 @@ from flows.world import World
 CHROMIUM = Path("/usr/bin/chromium")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "ui"
 BACKUP = r"\d{8}T\d{6}Z-daily-\w{6}"
-RUN_MS = 120_000
+RUN_MS = 240_000  # a bake until evidence, on a machine that is busy with other tests
 LIST = "/deployments?limit=25"  # all on one page
 STARTED = re.compile(r"[a-z-]+ of app$|(restore|prove|prune|reconcile|status|deploy|rollback) ")
 LONG, SHORT = 'look = "10s"\nminimum = "30s"', 'look = "2s"\nminimum = "16s"'  # more to see, less to wait for
