@@ -65,6 +65,7 @@ def browser() -> Generator[Browser]:
 def page(stage: LocalStage, browser: Browser) -> Generator[Page]:
     with browser.new_page(viewport={"width": 1280, "height": 800}, base_url=stage.ui) as page:
         page.set_default_timeout(90_000)
+        expect.set_options(timeout=60_000)  # the UI asks for news every few seconds
         yield page
 
 
