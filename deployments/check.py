@@ -26,6 +26,7 @@ from flows.stage import Stage
 from flows.world import World, learn_block
 
 PURPOSES: dict[str, Purpose] = {"reading": "reader", "pruning": "pruner"}  # by a store's role in its name
+UNUSABLE = (BlockError, NotDone, ValueError, OSError)  # what a part that is wrong raises: a finding, and no end
 DURATIONS = 200  # the newest backups whose time counts
 
 
@@ -84,7 +85,7 @@ def _block(wanted: WantedBlock) -> Iterator[Finding]:
     except Missing as error:
         elsewhere = wanted.block is RestoreKey  # only the hosts that restore hold it
         yield Finding("note" if elsewhere else "problem", f"{what}: {error}")
-    except (BlockError, NotDone, ValueError, OSError) as error:
+    except UNUSABLE as error:
         yield Finding("problem", f"{what}: {error}")
 
 
@@ -95,7 +96,7 @@ def _in_the_place_of_others(store: WantedBlock, wanted: Sequence[WantedBlock]) -
             continue
         try:
             cast("BackupStore", store.build()).check(purpose)
-        except (BlockError, NotDone, ValueError, OSError) as error:
+        except UNUSABLE as error:
             unset = f"no {role} credentials are set, so the {store.block.get_block_type_name()} {store.name} does it"
             yield Finding("problem", f"{unset}: {error}")
 
@@ -122,7 +123,7 @@ def _tools(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             major = connection.info.server_version // 10000
         tools = tools_for(major, address.bin_dir)
         yield Finding("ok", f"the server is Postgres {major}, its tools are of {tools.major}, in {tools.bin}")
-    except (BlockError, NotDone, ValueError, OSError) as error:
+    except UNUSABLE as error:
         yield Finding("problem", str(error))
 
 
@@ -136,7 +137,7 @@ def shared_ledger(stage: Stage, environ: Mapping[str, str]) -> str:
     made = [each for each in wanted_blocks(stage, environ) if each.block is PostgresServer and not each.missing]
     try:
         places = {each.name: _place(each.build()) for each in made}
-    except (BlockError, NotDone, ValueError, OSError):
+    except UNUSABLE:
         return ""  # an address that can't be read is told where its block is made
     service, ledger = places.get(stage.name), places.get(f"{stage.name}-ledger")
     if service is None or service != ledger:
@@ -162,7 +163,7 @@ def _pins(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     try:
         World(stage, environ).keys  # noqa: B018 - compares the block's keys with those that the TOML pins
-    except (BlockError, NotDone, ValueError) as error:
+    except UNUSABLE as error:
         yield Finding("problem", str(error))
         return
     pins = stage.pinned_keys
@@ -200,7 +201,7 @@ def _objectives(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             ledger.check()
             backups = ledger.backups()
             durations = [each.finished - each.started for each in backups if each.state == "complete" and each.finished]
-        except (BlockError, NotDone, ValueError, OSError) as error:
+        except UNUSABLE as error:
             yield Finding("note", f"how long backups take is not known: {error}")
     verdict = keeps_rpo(crons, durations[-DURATIONS:], stage.objectives.rpo, datetime.now(UTC))
     yield Finding("ok" if verdict.go else "problem", verdict.reason)

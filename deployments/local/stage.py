@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -35,6 +34,7 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.tools import server_tools
 from blocks.stream import public_of
+from blocks.web import ask
 from deployments.local.balancer import Balancer
 from deployments.local.database import ServiceDatabase
 from deployments.local.objectstore import ObjectStore, free_ports
@@ -262,7 +262,7 @@ def _start_prefect(stage: LocalStage, say: Say) -> None:
         server.start(
             [_prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(stage.ports["prefect"])], stage.environ
         )
-    server.await_ready(lambda: _answers(f"{stage.ui}/api/health"), READY_SECONDS, "the Prefect server")
+    server.await_ready(lambda: ask(f"{stage.ui}/api/health", timeout_s=2).healthy, READY_SECONDS, "the Prefect server")
     say(f"the Prefect server answers at {stage.ui}")
 
 
@@ -342,7 +342,7 @@ def _await_reconcile(world: World, stage: LocalStage) -> None:
 
 def _await_service(stage: LocalStage) -> None:
     deadline = time.monotonic() + FIRST_RELEASE_SECONDS
-    while not _answers(f"{stage.service}/health"):
+    while not ask(f"{stage.service}/health", timeout_s=2).healthy:
         if time.monotonic() > deadline:
             raise Unreachable(
                 f"no release serves at {stage.service} after {FIRST_RELEASE_SECONDS} s: see its run in {stage.ui}"
@@ -359,10 +359,3 @@ def _stop_releases(folder: Path) -> None:
             platform.pause(slot)
     Balancer(folder / "balancer").stop()
     Running(folder / "processes", "counter").stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.HTTPError:
-        return False

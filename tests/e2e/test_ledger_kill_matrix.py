@@ -97,9 +97,9 @@ def test_the_matrix_can_fail(tmp_path: Path, address: Address, nursery: Nursery)
     assert killed.complain("commit", "kill") == ["commit kill: a: should be 1, is 2"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
 @given(plan=random_deaths.plans(), deaths=random_deaths.deaths())
-def test_random_plans_end_as_wanted_or_as_before(
+def test_four_hundred_plans_end_as_wanted_or_as_before(
     address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
 ) -> None:
     random_deaths.check(address, plan, deaths)
