@@ -54,9 +54,10 @@ def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield _file(stage)
     wanted = wanted_blocks(stage, environ)
     for each in wanted:
-        yield from _block(each)
+        told = _block(each)
+        yield told
         if each.block is BackupStore and each.name == stage.name and not each.missing:
-            yield from _in_the_place_of_others(each, wanted)
+            yield from _in_the_place_of_others(each, wanted, told.sentence)
     yield from _tools(stage, environ)
     yield from _ledger(stage, environ)
     yield from _keys(stage, environ)
@@ -74,31 +75,32 @@ def _file(stage: Stage) -> Finding:
     return Finding("ok", f"prefect.yaml declares {len(found)} deployments of {stage.name}")
 
 
-def _block(wanted: WantedBlock) -> Iterator[Finding]:
+def _block(wanted: WantedBlock) -> Finding:
     what = f"{wanted.block.get_block_type_name()} {wanted.name}"
     if wanted.missing:
         unset = f"{what}: {', '.join(wanted.missing)} not set here"
-        yield Finding("note", f"{unset}, and it may be left out") if wanted.optional else Finding("problem", unset)
-        return
+        return Finding("note", f"{unset}, and it may be left out") if wanted.optional else Finding("problem", unset)
     try:
-        yield Finding("ok", f"{what}: {_answer(wanted.build(), wanted.name)}")
+        return Finding("ok", f"{what}: {_answer(wanted.build(), wanted.name)}")
     except Missing as error:
         elsewhere = wanted.block is RestoreKey  # only the hosts that restore hold it
-        yield Finding("note" if elsewhere else "problem", f"{what}: {error}")
+        return Finding("note" if elsewhere else "problem", f"{what}: {error}")
     except UNUSABLE as error:
-        yield Finding("problem", f"{what}: {error}")
+        return Finding("problem", f"{what}: {error}")
 
 
-def _in_the_place_of_others(store: WantedBlock, wanted: Sequence[WantedBlock]) -> Iterator[Finding]:
-    """What the writer's credentials must be able to do, as nobody gave others for it."""
+def _in_the_place_of_others(store: WantedBlock, wanted: Sequence[WantedBlock], told: str) -> Iterator[Finding]:
+    """What the writer's credentials must be able to do, as nobody gave others for it; not what was `told` already."""
     for role, purpose in PURPOSES.items():
         if any(each.name == f"{store.name}-{role}" and not each.missing for each in wanted):
             continue
         try:
             cast("BackupStore", store.build()).check(purpose)
         except UNUSABLE as error:
-            unset = f"no {role} credentials are set, so the {store.block.get_block_type_name()} {store.name} does it"
-            yield Finding("problem", f"{unset}: {error}")
+            if str(error) not in told:
+                told += str(error)
+                unset = f"no {role} credentials are set, so the Backup Store {store.name} does it"
+                yield Finding("problem", f"{unset}: {error}")
 
 
 def _answer(block: Block, name: str) -> str:

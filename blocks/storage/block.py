@@ -105,7 +105,7 @@ class BackupStore(Block):
         """Try what purpose needs, and leave nothing; one sentence, or the error that names the missing right."""
         objects = self.objects()
         key = f"check-{uuid.uuid4().hex}"
-        next(objects.list(key), None)
+        next(objects.list("check-"), None)
         {"writer": _try_to_write, "reader": _try_to_read, "pruner": _try_to_delete}[purpose](objects, key)
         where = f"{self.bucket or self.folder}/{self.prefix}".rstrip("/")
         return f"{where} answers and lets the {purpose} do its part{_clock(objects)}"

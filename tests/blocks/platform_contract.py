@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from blocks.errors import Missing, Refused
 from blocks.processes import Processes
-from tests.blocks.processes import command_lines, eventually
 from tests.parts.nursery import Nursery
+from tests.parts.processes import command_lines, eventually
 from tests.parts.traffic import APP, Answer, ask
 
 SECRET = "contract-canary-secret"

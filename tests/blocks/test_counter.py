@@ -26,7 +26,7 @@ from blocks.errors import Unreachable
 from blocks.histogram import bucket_of
 from deployments.local.balancer import Balancer
 from deployments.local.running import Running
-from tests.blocks.processes import eventually
+from tests.parts.processes import eventually
 from tests.parts.traffic import Crowd, ask
 
 pytest_plugins = ["tests.parts.traffic"]

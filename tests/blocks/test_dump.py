@@ -25,7 +25,6 @@ from blocks.postgres.snapshot import hold
 from blocks.postgres.tools import server_tools, tools_for
 from blocks.storage.objects import Place
 from blocks.stream import PIECE, unpack
-from tests.blocks.processes import alive, children, command_lines, eventually, kill, meanwhile, running
 from tests.blocks.trip import (
     IDENTITY,
     PREFIX,
@@ -41,6 +40,7 @@ from tests.blocks.trip import (
 )
 from tests.parts.postgres import PASSWORD, make_database
 from tests.parts.postgres import running as running_cluster
+from tests.parts.processes import alive, children, command_lines, eventually, kill, meanwhile, running
 
 BIG = "create table big as select i as id, repeat(md5(i::text), 8) as t from generate_series(1, {}) i"
 MANY = 100_000  # about 25 MB: psql takes some tenths of a second

@@ -19,9 +19,9 @@ from blocks.postgres.address import Address
 from blocks.postgres.dump import dump
 from blocks.postgres.snapshot import hold
 from blocks.storage.objects import S3Place
-from tests.blocks.processes import children, eventually
 from tests.blocks.trip import PREFIX, RECIPIENTS, client, folder, run, taken
 from tests.parts.porter import Porter, Then, porter
+from tests.parts.processes import children, eventually
 from tests.parts.store import NOISE
 
 

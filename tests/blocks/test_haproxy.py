@@ -17,7 +17,7 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from blocks.errors import Garbled, Refused, Unreachable
 from blocks.haproxy import HAProxy
 from deployments.local.balancer import Balancer, haproxy
-from tests.blocks.processes import eventually
+from tests.parts.processes import eventually
 from tests.parts.traffic import Crowd, ask, release
 
 pytest_plugins = ["tests.parts.traffic"]

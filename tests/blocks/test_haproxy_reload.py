@@ -8,7 +8,7 @@ import pytest
 
 from blocks.errors import Refused, Unreachable
 from deployments.local.balancer import Balancer
-from tests.blocks.processes import eventually
+from tests.parts.processes import eventually
 from tests.parts.traffic import Crowd, ask, release
 
 pytest_plugins = ["tests.parts.traffic"]

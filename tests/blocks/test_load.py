@@ -17,10 +17,10 @@ from blocks.postgres.contents import Contents, Table
 from blocks.postgres.crew import Crew
 from blocks.postgres.load import Difference, create_database, crew_for, load, make_roles, read_back
 from blocks.stream import new_identity
-from tests.blocks.processes import children, command_lines, eventually, kill, meanwhile
 from tests.blocks.trip import IDENTITY, PREFIX, Back, bring_back, client, folder, new_database, one, run, taken
 from tests.parts.postgres import drop_database as forget_database
 from tests.parts.postgres import make_database
+from tests.parts.processes import children, command_lines, eventually, kill, meanwhile
 
 SCHEMA = """
 create table a (id integer primary key, t text); insert into a select i, md5(i::text) from generate_series(1, 3000) i;

@@ -20,8 +20,8 @@ from blocks.repository import Repository
 from deployments.local.objectstore import free_ports
 from tests.blocks import platform_contract as contract
 from tests.blocks.platform_contract import GRACE_S, SECRET, START, PlatformContract, commit, git, heals
-from tests.blocks.processes import alive, eventually
 from tests.parts.nursery import Nursery
+from tests.parts.processes import alive, eventually
 
 
 class TestTheBlock(BlockStandardTestSuite):

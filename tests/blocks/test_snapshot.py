@@ -11,8 +11,8 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.snapshot import Held, hold, survey
-from tests.blocks.processes import eventually
 from tests.blocks.trip import one, run
+from tests.parts.processes import eventually
 
 
 def waiting_for_a_lock(address: Address, application_name: str) -> bool:

@@ -3,9 +3,7 @@
 The points come from the lists themselves: a step added to backup's commit, prune, restore or swap is killed too.
 """
 
-import contextlib
 import secrets
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +21,7 @@ from flows.backup.flow import backup
 from flows.backup.steps import CommitPlan
 from flows.catalogue.tasks import Found
 from flows.effect import without_prefect
-from flows.ledger import Ledger, Unheard
+from flows.ledger import Ledger
 from flows.ledger.migrate import migrate
 from flows.prune.steps import PrunePlan
 from flows.records import Plan
@@ -79,14 +77,7 @@ class Rescue(Matrix):
 
     def _settle(self, book: Book) -> bool:
         self.seen[book.key] = [f"before it was settled: {each}" for each in self.promise(self.tries[book.key])]
-        end = time.monotonic() + self.patience_s
-        while time.monotonic() < end:
-            with contextlib.suppress(Unheard):  # a machine that is busy with other tests
-                if book.operation()["ended_at"]:
-                    return True
-                book.ledger.tick_once()
-            time.sleep(0.1)
-        return False
+        return Matrix._settle(self, book)
 
     def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> Child:
         environ = {"FAULT_AT": point.format(**arguments["names"]), "FAULT": fault}

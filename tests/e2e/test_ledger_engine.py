@@ -15,10 +15,10 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from flows.ledger import Operation, Settled, steps
-from tests.blocks.processes import eventually
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.killing import Book
 from tests.parts.ledger import ledger_database, make_world
+from tests.parts.processes import eventually
 from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_deploy, toy_ledger
 
 

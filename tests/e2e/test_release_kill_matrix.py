@@ -21,13 +21,13 @@ from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.deploy.steps import MigrationPlan
 from flows.effect import without_prefect
-from flows.ledger import Ledger, Unheard
+from flows.ledger import Ledger
 from flows.records import Plan
 from flows.rollback.tasks import make_plan
-from tests.blocks.processes import eventually
-from tests.parts.killing import AT_ONCE, Arguments, Book, Matrix
+from tests.parts.killing import AT_ONCE, Arguments, Book, Matrix, settled
 from tests.parts.lane import Lane, open_lane
 from tests.parts.nursery import Child, Nursery
+from tests.parts.processes import eventually
 from tests.parts.scene import s3_place, scene
 
 pytestmark = pytest.mark.timeout(900)
@@ -117,18 +117,6 @@ def arguments_of(lane: Lane, kind: str, plan: Plan, key: str) -> Arguments:
     path = os.environ["PATH"]
     environ = {**lane.environ, "PATH": path}
     return {"kind": kind, "plan": plan.model_dump(mode="json"), "environ": environ, "stage": "test", "key": key}
-
-
-def settled(book: Book, patience_s: float) -> bool:
-    """Passes of reconcile until it is."""
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
-        with contextlib.suppress(Unheard):  # a machine that is busy with other tests
-            if book.operation()["ended_at"]:
-                return True
-            book.ledger.tick_once()
-        time.sleep(0.2)
-    return False
 
 
 @pytest.fixture(scope="module")

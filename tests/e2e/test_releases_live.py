@@ -9,8 +9,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
@@ -30,6 +29,7 @@ from flows.records_release import Release, Told
 from flows.serving import serving, spans, spans_of
 from flows.stage import STAGES, Stage
 from flows.world import World
+from tests.parts.processes import eventually
 
 FAST, SLOWLY, STEADY = 200, 5, 40  # requests a second
 TOML = STAGES / "local.toml"
@@ -149,7 +149,7 @@ class Live:
 
     def await_first(self) -> None:
         """Until the first release is kept, and its backup proven."""
-        eventually(lambda: not self.world.ledger.open() and bool(self.world.ledger.proofs()), 240)
+        eventually(lambda: not self.world.ledger.open() and self.world.ledger.proofs(), 240)
 
     def await_baseline(self, requests: int, a_second: float = STEADY) -> None:
         """Until so many were counted; at this rate where they are not yet."""
@@ -164,14 +164,6 @@ class Live:
         return subprocess.Popen(
             words, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-
-
-def eventually(happened: Callable[[], bool], seconds: float) -> None:
-    """Wait until it has."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.3)
 
 
 def counted(minutes: Sequence[Served]) -> int:

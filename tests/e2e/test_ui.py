@@ -5,8 +5,7 @@ With SCREENSHOTS=1 the pictures of docs/ui are taken again.
 
 import os
 import re
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from flows.records import KINDS
 from flows.records_release import Told
 from flows.stage import STAGES, Stage
 from flows.world import World
+from tests.parts.processes import eventually
 
 CHROMIUM = Path("/usr/bin/chromium")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "ui"
@@ -92,12 +92,12 @@ def repository(stage: LocalStage) -> Repository:
 @pytest.fixture(scope="module")
 def baking(page: Page, stage: LocalStage, repository: Repository) -> tuple[str, str]:
     """The page of a bad release's deploy, asked for by the form, while evidence is gathered; and the commit."""
-    eventually(lambda: bool(minutes(stage)) and not releases(stage)[-1].open)
+    eventually(lambda: minutes(stage) and not releases(stage)[-1].open, RUN_MS / 1000)
     commit = repository.release("feat: a fault in a few answers", FAULT)
     open_form(page, "deploy")
     field(page, "commit").get_by_role("textbox").fill(commit)
     at = submit(page)
-    eventually(lambda: bool(looks(stage, commit)))
+    eventually(lambda: looks(stage, commit), RUN_MS / 1000)
     return at, commit
 
 
@@ -206,14 +206,6 @@ def minutes(stage: LocalStage) -> list[Any]:
     """Whole ones of the first release's visitors: a baseline."""
     first, now = releases(stage)[0], datetime.now(UTC)
     return world(stage).counter.minutes([first.release.slot], first.live_at or now, now)
-
-
-def eventually(happened: Callable[[], bool], seconds: float = RUN_MS / 1000) -> None:
-    """Wait until it has."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.3)
 
 
 def test_every_deployment_is_listed_and_says_what_it_does(page: Page) -> None:

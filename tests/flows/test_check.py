@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from deployments.__main__ import main, parser
 from deployments.check import Finding, findings
 from deployments.keyring import make_keys
 from flows.stage import Stage
-from tests.parts.environment import deployer, identity_file
+from tests.parts.environment import deployer, identity_file, store_variables
 from tests.parts.store import READER
 
 STAGE = """
@@ -115,6 +116,13 @@ def test_a_writer_that_reads_and_prunes_too_must_be_allowed_to(environ: dict[str
     problems = told(stage, environ, "problem")
     assert any(each.startswith("no pruning credentials are set, so the Backup Store local does") for each in problems)
     assert not any(each.startswith("no reading credentials") for each in problems)
+
+
+def test_a_store_that_lets_nobody_in_is_told_once(environ: dict[str, str], place: S3Place) -> None:
+    environ |= store_variables(replace(place, secret_key="another-canary-secret"))
+    stage = Stage.parse(f"{STAGE.partition('[store]')[0]}[store]\nbucket = 'b'\nregion = 'us-east-1'\n", "local")
+    (problem,) = [each for each in told(stage, environ, "problem") if "Backup Store" in each]
+    assert problem.startswith("Backup Store local: ")
 
 
 def test_a_pruner_that_may_not_delete_is_a_problem(environ: dict[str, str], place: S3Place) -> None:

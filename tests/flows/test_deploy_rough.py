@@ -12,8 +12,8 @@ import pytest
 from flows.deploy.flow import deploy
 from flows.effect import NotDone
 from flows.rollback.flow import rollback
-from tests.blocks.processes import eventually
 from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.processes import eventually
 from tests.parts.rollout import BAKE, ROOT, Rollout, failures
 
 pytestmark = pytest.mark.timeout(240)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deployments.local.balancer import Balancer
-from tests.blocks.processes import eventually
+from tests.parts.processes import eventually
 
 # It says which release it is; `?s=` makes it slow; POST is written down when it is executed; SIGTERM lets it finish.
 APP = """

@@ -46,10 +46,12 @@ def alive(pid: int) -> bool:
 
 
 def eventually(question: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+    """Wait until it is so, asking the more slowly the longer it takes."""
+    began = time.monotonic()
     while not question():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"it never came, not within {seconds:g} s"
+        time.sleep(min(max(waited / 50, 0.005), 0.3))
 
 
 @contextlib.contextmanager
