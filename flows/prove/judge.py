@@ -51,6 +51,17 @@ def unproven(*lacks: str) -> Outcome:
     return Outcome("unproven", tuple(lacks))
 
 
+def other_major(backup_num: int, scratch_num: int) -> Outcome | None:
+    """A scratch of another major can't tell: an older one refuses the archive, a newer one shows the schema otherwise.
+
+    Both are server_version_num; None where the majors are the same.
+    """
+    wanted, found = backup_num // 10000, scratch_num // 10000
+    if wanted == found:
+        return None
+    return unproven(f"the right major: the backup is of Postgres {wanted}, the scratch server is {found}")
+
+
 def disproven_by(sentence: str) -> Outcome:
     """It could not be brought back at all, unless it is the scratch that lacks room for it, memory or rights."""
     if any(word in sentence for word in FULL):

@@ -17,7 +17,7 @@ from flows.catalogue.layout import proof_key, signature_of
 from flows.catalogue.manifest import Manifest, ProofPaper
 from flows.catalogue.tasks import Found, graded_with_memory, look_at_objects, opened_by, read_bucket
 from flows.effect import NotDone, ask_for, effect
-from flows.prove.judge import Outcome, disproven_by, judge, unproven
+from flows.prove.judge import Outcome, disproven_by, judge, other_major, unproven
 from flows.prove.turn import newest_unproven
 from flows.records import KINDS, Kind
 from flows.restore.tasks import load_and_compare
@@ -134,6 +134,8 @@ def follow_up(world: World, paper: ProofPaper, sentence: str) -> str:
 def _restored(world: World, found: Found, address: Address, identities: list[str]) -> Outcome:
     manifest = found.believed
     facts = databases.facts(address)
+    if other := other_major(manifest.database.server_version_num, facts.version_num):
+        return other
     lacks = [f"extension {each.name}" for each in manifest.extensions if each.name not in facts.extensions]
     lacks += [f"schema {schema}, on which hang {listed(names)}" for schema, names in manifest.dependents.items()]
     if lacks:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.prove.judge import disproven_by
+from flows.prove.judge import disproven_by, other_major
 
 RIGHT = "creating a schema: permission denied for database app (SQLSTATE 42501): grant it to this role"
 TOOL = "pg_restore of pre-data failed: permission denied to create extension"
@@ -35,3 +35,12 @@ def test_a_scratch_without_memory_cannot_tell(sentence: str) -> None:
 
 def test_a_schema_that_does_not_load_disproves() -> None:
     assert disproven_by('pg_restore of pre-data failed: type "mood" does not exist').verdict == "disproven"
+
+
+@pytest.mark.parametrize("found", [15, 18])
+def test_a_scratch_of_another_major_cannot_tell(found: int) -> None:
+    outcome = other_major(170010, found * 10000 + 3)
+    assert outcome
+    assert outcome.verdict == "unproven"
+    assert outcome.lacks == (f"the right major: the backup is of Postgres 17, the scratch server is {found}",)
+    assert other_major(170010, 170002) is None

@@ -7,12 +7,14 @@ import pytest
 from psycopg import sql
 
 from blocks.errors import Refused
+from blocks.postgres.cluster import Cluster
 from flows.backup.flow import backup
 from flows.effect import NotDone, without_prefect
 from flows.prove import tasks
 from flows.prove.flow import prove
 from flows.prove.tasks import SCRATCH_PREFIX
 from flows.world import World
+from tests.parts.environment import url_of
 from tests.parts.scene import Scene
 from tests.parts.store import WRITER
 
@@ -70,6 +72,22 @@ def test_a_listed_object_that_is_gone_disproves(stage: Scene, taken: str) -> Non
     try:
         with pytest.raises(NotDone, match=f"{gone} is disproven: restore: .*the store has no such thing"):
             prove("test", gone)
+    finally:
+        stage.objects.delete([entry.key for entry in stage.objects.list(found.folder)])
+
+
+def test_a_scratch_of_another_major_says_nothing_against_the_backup(
+    stage: Scene, taken: str, postgres15: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = stage.again(taken, datetime(2023, 1, 1, tzinfo=UTC))
+    found = stage.one(there)
+    assert found
+    monkeypatch.setenv("SCRATCH_URL", url_of(postgres15.address()))
+    try:
+        assert prove("test", there) == (
+            f"{there} is unproven: the scratch lacks the right major: "
+            "the backup is of Postgres 17, the scratch server is 15"
+        )
     finally:
         stage.objects.delete([entry.key for entry in stage.objects.list(found.folder)])
 
