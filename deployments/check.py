@@ -4,7 +4,7 @@ Nothing is changed. Every line is `ok`, `note` (somebody should know), or `probl
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -13,16 +13,19 @@ from prefect.blocks.core import Block
 
 from blocks.errors import BlockError, Missing
 from blocks.keys import BackupKeys, RestoreKey
+from blocks.postgres import databases
 from blocks.postgres.server import PostgresServer
-from blocks.postgres.tools import tools_for
 from blocks.storage.block import BackupStore, Purpose
 from deployments.declared import DeclarationError, declared
 from deployments.encryption import warning
 from deployments.objectives import keeps_rpo
+from flows.backup.plan import Remembered, plan_backup
+from flows.backup.tasks import look
 from flows.effect import NotDone, stage_named
 from flows.parts import WantedBlock, wanted_blocks
 from flows.redact import hide
 from flows.stage import Stage
+from flows.words import count, size
 from flows.world import World, learn_block
 
 PURPOSES: dict[str, Purpose] = {"reading": "reader", "pruning": "pruner"}  # by a store's role in its name
@@ -58,7 +61,8 @@ def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield told
         if each.block is BackupStore and each.name == stage.name and not each.missing:
             yield from _in_the_place_of_others(each, wanted, told.sentence)
-    yield from _tools(stage, environ)
+        if each.block is PostgresServer and each.name == stage.name and told.verdict == "ok":
+            yield from _database(stage, environ)
     yield from _ledger(stage, environ)
     yield from _keys(stage, environ)
     yield from _one_worker(environ)
@@ -116,17 +120,22 @@ def _answer(block: Block, name: str) -> str:
     return ask() if ask else "configured"
 
 
-def _tools(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
-    if not environ.get("DATABASE_URL"):
-        return
+def _database(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What a backup's own look and plan refuse and warn of, by the stage's rules; and what a restore would lack."""
     try:
-        address = World(stage, environ).database.address()
-        with address.connect() as connection:
-            major = connection.info.server_version // 10000
-        tools = tools_for(major, address.bin_dir)
-        yield Finding("ok", f"the server is Postgres {major}, its tools are of {tools.major}, in {tools.bin}")
+        server = World(stage, environ).database
+        plan = plan_backup(stage, "on-demand", asdict(look.fn(server, stage)), Remembered())
+        can_create = databases.facts(server.address()).can_create
     except UNUSABLE as error:
         yield Finding("problem", str(error))
+        return
+    yield from (Finding("problem", f"a backup refuses: {each}") for each in plan.refusals)
+    yield from (Finding("note", f"of a backup: {each}") for each in plan.warnings)
+    if not plan.refusals:
+        taken = f"{count(plan.tables, 'table')}, {size(plan.size_bytes)}"
+        yield Finding("ok", f"a backup would take {taken}, and nothing stands in its way")
+    if not can_create:
+        yield Finding("note", "the database's role may not create databases: to restore here, grant it CREATEDB")
 
 
 def _ledger(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -23,15 +23,6 @@ from blocks.postgres.machine import write
 from blocks.postgres.tools import tools_for
 
 TlsMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-NAMED = 3  # how many tables a sentence names
-UNREADABLE = """
-select n.nspname || '.' || c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'p', 'm', 'S') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-  and not (pg_catalog.has_schema_privilege(n.oid, 'usage')
-           and case c.relkind when 'S' then pg_catalog.has_sequence_privilege(c.oid, 'select')
-               else pg_catalog.has_table_privilege(c.oid, 'select') end)
-order by 1
-"""
 
 
 class PostgresServer(Block):
@@ -103,24 +94,24 @@ class PostgresServer(Block):
         return address
 
     def check(self, *, dumped: bool = True) -> str:
-        """One sentence: what answers, as whom, with which tools it is dumped, and which rights a backup would lack.
+        """One sentence: what answers, as whom, and with which tools it is dumped.
 
         Raises Unreachable, Missing, or Refused: a wrong password, a transaction pooler, no fitting pg_dump. A database
-        that is not dumped (the ledger's) needs no tools and no rights to read.
+        that is not dumped (the ledger's) needs no tools. What a backup may not read depends on the stage's rules: that
+        is the survey's to say.
         """
         address = self.direct()
         with address.connect(statement_timeout_s=self.statement_timeout_s) as connection, said(f"looking at {address}"):
             facts = _row(connection, "select current_setting('server_version'), current_user, pg_is_in_recovery()")
             tls = "with TLS" if connection.info.pgconn.ssl_in_use else "without TLS"
-            fitness = self._fitness(connection, str(facts[1])) if dumped else "."
+            tools = self._tools(connection) if dumped else ""
         version, role, standby = facts
         kind = "a standby of Postgres" if standby else "Postgres"
-        return f"{address} answers as {role} {tls}: {kind} {version}{fitness}"
+        return f"{address} answers as {role} {tls}: {kind} {version}{tools}."
 
-    def _fitness(self, connection: psycopg.Connection, role: str) -> str:
+    def _tools(self, connection: psycopg.Connection) -> str:
         tools = tools_for(connection.info.server_version // 10000, self.bin_dir)
-        unreadable = [str(row[0]) for row in connection.execute(UNREADABLE)]
-        return f", dumped with pg_dump {tools.major}" + _lacking(role, unreadable)
+        return f", dumped with pg_dump {tools.major} of {tools.bin}"
 
     def _of_url(self) -> Address:
         return Address.of_url((self.url or SecretStr("")).get_secret_value())
@@ -128,14 +119,6 @@ class PostgresServer(Block):
     def _of_fields(self) -> Address:
         password = self.password.get_secret_value()
         return Address(self.host or "", self.port, self.user, password, self.database)
-
-
-def _lacking(role: str, unreadable: list[str]) -> str:
-    if not unreadable:
-        return "; it reads every table."
-    named = ", ".join(unreadable[:NAMED])
-    more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-    return f"; it may not read {named}{more}: grant pg_read_all_data to {role}, or leave them out."
 
 
 def refuse_pooler(connection: psycopg.Connection) -> None:

@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from deployments.__main__ import main, parser
 from deployments.check import Finding, findings
 from deployments.keyring import make_keys
 from flows.stage import Stage
-from tests.parts.environment import deployer, identity_file, store_variables
+from tests.parts.environment import deployer, identity_file, store_variables, url_of
 from tests.parts.store import READER
 
 STAGE = """
@@ -52,7 +53,64 @@ def told(stage: Stage, environ: dict[str, str], verdict: str) -> list[str]:
 
 def test_a_sound_stage_has_no_problem_and_names_the_tools(stage: Stage, environ: dict[str, str]) -> None:
     assert told(stage, environ, "problem") == []
-    assert any("the server is Postgres 17, its tools are of 17" in each for each in told(stage, environ, "ok"))
+    ok = told(stage, environ, "ok")
+    assert any(re.search(r"Postgres 17\.\d+, dumped with pg_dump 17 of /", each) for each in ok)
+    assert any(re.fullmatch(r"a backup would take 0 tables, .*, and nothing stands in its way", each) for each in ok)
+
+
+@pytest.fixture
+def plain(database: Address, environ: dict[str, str]) -> Generator[None]:
+    """The deployer's role owns the database's tables but one, and may not create databases."""
+    with database.connect() as connection:
+        connection.execute("drop role if exists keeper; create role keeper login password 'keeper-canary'")
+        connection.execute("create table public.t (id int); alter table public.t owner to keeper")
+        connection.execute("create table public.hidden (id int)")
+    environ["DATABASE_URL"] = url_of(replace(database, user="keeper", password="keeper-canary"))
+    yield
+    with database.connect() as connection:
+        connection.execute("drop owned by keeper; drop role keeper")
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_table_that_the_role_may_not_read_is_a_problem_until_it_is_granted_or_left_out(
+    stage: Stage, environ: dict[str, str], database: Address
+) -> None:
+    (problem,) = told(stage, environ, "problem")
+    assert re.match(r"a backup refuses: .* select on public\.hidden: grant ", problem)
+    assert not any("nothing stands in its way" in each for each in told(stage, environ, "ok"))
+    assert told(ruled(stage, exclude_data=("public.hidden",)), environ, "problem") == []
+    with database.connect() as connection:
+        connection.execute("grant pg_read_all_data to keeper")
+    assert told(stage, environ, "problem") == []
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_role_that_could_not_restore_is_a_note(stage: Stage, environ: dict[str, str], database: Address) -> None:
+    assert any(each.endswith("to restore here, grant it CREATEDB") for each in told(stage, environ, "note"))
+    with database.connect() as connection:
+        connection.execute("alter role keeper createdb")
+    assert not any("CREATEDB" in each for each in told(stage, environ, "note"))
+
+
+@pytest.mark.parametrize("rule", [{"exclude_data": ("public.gone",)}, {"exclude_schemas": ("gone",)}])
+def test_a_rule_that_matches_nothing_is_a_problem(
+    stage: Stage, environ: dict[str, str], rule: dict[str, tuple[str, ...]]
+) -> None:
+    (problem,) = told(ruled(stage, **rule), environ, "problem")
+    assert re.match(r"exclude_\w+ names '(public\.)?gone', but no (table|schema) matches it", problem)
+
+
+def test_what_hangs_on_a_left_out_schema_is_a_note(stage: Stage, environ: dict[str, str], database: Address) -> None:
+    with database.connect() as connection:
+        connection.execute("create schema auth create table users (id int)")
+        connection.execute("create view public.v as select * from auth.users")
+    noted = told(ruled(stage, exclude_schemas=("auth",)), environ, "note")
+    assert any(each.startswith("of a backup: on schema auth, which is left out, hang view public.v") for each in noted)
+
+
+def ruled(stage: Stage, **rules: tuple[str, ...]) -> Stage:
+    """The stage with other rules in its TOML."""
+    return stage.model_copy(update={"database": stage.database.model_copy(update=rules)})
 
 
 def test_another_database_than_the_toml_names_is_a_problem(stage: Stage, environ: dict[str, str]) -> None:

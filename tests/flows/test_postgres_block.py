@@ -14,4 +14,4 @@ def test_the_example_in_the_blocks_documentation_runs(database: Address, capsys:
     with prefect_test_harness(server_startup_timeout=120):
         PostgresServer(url=SecretStr(database.url())).save("example")
         exec(example.replace("BLOCK_NAME", "example"), {})  # noqa: S102 - that it runs is the test
-    assert "it reads every table" in capsys.readouterr().out
+    assert "dumped with pg_dump 17" in capsys.readouterr().out
