@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from blocks.errors import Refused
 from flows.ledger.errors import Fenced, Unheard
 from flows.ledger.line import Line
 
@@ -68,7 +69,7 @@ class Lease:
         while not self._over.wait(self._lease_s / RENEWALS_A_LEASE):
             try:
                 self.renew(self._line)
-            except Fenced:
+            except Refused:  # lost, or the ledger became newer than this code: `still` says so
                 break
             except Unheard:  # asked again at the next beat; `still` judges how old the last good answer is
                 continue

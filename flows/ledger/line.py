@@ -18,12 +18,11 @@ from psycopg.rows import DictRow, dict_row
 from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address, translate
 from flows.ledger.errors import Fenced, Unheard
+from flows.ledger.migrate import refuse_foreign
 
 PAUSE_S = 0.1
 BOUNDS = """select set_config('lock_timeout', %(ms)s, false), set_config('statement_timeout', %(ms)s, false),
     set_config('idle_in_transaction_session_timeout', %(ms)s, false)"""
-
-HAS_OWNER = "select to_regclass('ledger.stage') is not null as there"
 
 
 class Line:
@@ -32,7 +31,10 @@ class Line:
     def __init__(
         self, address: Address, lease_s: float, owner: str | None = None, application_name: str = "shipkeeper ledger"
     ) -> None:
-        """`owner`: the stage whose ledger it must be; Refused at the first statement when it is another's."""
+        """`owner`: the stage whose ledger it must be.
+
+        Refused at the first statement of a connection when it is another's, or newer than this code.
+        """
         self._address = replace(address, connect_timeout_s=max(2, min(address.connect_timeout_s, round(lease_s / 2))))
         self._lease_s, self._application_name, self._owner = lease_s, application_name, owner
         self._connection: psycopg.Connection[DictRow] | None = None
@@ -79,8 +81,7 @@ class Line:
         self._connection = connection = _with_dicts(connection)
         with _cut_after(connection, self._lease_s / 2):
             connection.execute(BOUNDS, {"ms": f"{round(self._lease_s * 1000 / 3)}ms"})
-            if self._owner:
-                refuse_other(connection, self._address, self._owner)
+            refuse_foreign(connection, self._address, self._owner)
         return connection
 
     def _meaning(self, error: psycopg.Error) -> Exception:
@@ -99,14 +100,6 @@ class Line:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
-
-
-def refuse_other(connection: psycopg.Connection[Any], address: Address, owner: str) -> None:
-    """Reconcile settles all that is open in a ledger in the world of one stage: two stages never share one."""
-    if (connection.execute(HAS_OWNER).fetchone() or {"there": False})["there"]:
-        row = connection.execute("select name from ledger.stage").fetchone()
-        if row and row["name"] != owner:
-            raise Refused(f"the ledger {address} is that of stage {row['name']}: give {owner} a database of its own")
 
 
 def _with_dicts(connection: psycopg.Connection[Any]) -> psycopg.Connection[DictRow]:

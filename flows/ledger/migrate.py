@@ -1,20 +1,25 @@
-"""The ledger's tables: numbered files, each applied in one transaction, recorded, never changed once released."""
+"""The ledger's tables: numbered files, each applied in one transaction, recorded, never changed once released.
+
+A ledger that a newer shipkeeper made, or another stage's, is never written to.
+"""
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import tuple_row
 
 from blocks.errors import Refused
 from blocks.postgres.address import Address, said
-from flows.ledger.line import refuse_other
 
 FILES = sorted((Path(__file__).parent / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
 LATEST = len(FILES)
 RECORD = """create schema if not exists ledger;
     create table if not exists ledger.migration (version integer primary key, name text not null,
         applied_at timestamptz not null default clock_timestamp())"""
+MADE = "select to_regclass('ledger.stage') is not null"
+SAYS = "select (select max(version) from ledger.migration), (select name from ledger.stage)"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('shipkeeper migrate', 0))"
 
 
@@ -30,8 +35,7 @@ def migrate(address: Address, owner: str | None = None) -> str:
         applied = [file.stem for file in FILES if _apply(connection, address, file)]
         if owner:
             connection.execute("insert into ledger.stage (name) values (%s) on conflict do nothing", [owner])
-            connection.row_factory = dict_row  # pyright: ignore[reportAttributeAccessIssue] - the rows that line.py reads
-            refuse_other(connection, address, owner)
+            refuse_foreign(connection, address, owner)
     if not applied:
         return f"the ledger {address} is at version {LATEST}: nothing to do"
     return f"the ledger {address} is now at version {LATEST}: applied {', '.join(applied)}"
@@ -45,6 +49,20 @@ def version(address: Address) -> int:
     ):
         row = connection.execute("select to_regclass('ledger.migration') is not null").fetchone()
         return _version(connection) if row and row[0] else 0
+
+
+def refuse_foreign(connection: Connection[Any], address: Address, owner: str | None) -> None:
+    """Refused when the ledger is newer than this code, or another stage's; one that was never made is neither.
+
+    Reconcile settles all that is open in a ledger in the world of one stage: two stages never share one.
+    """
+    cursor = connection.cursor(row_factory=tuple_row)
+    if cursor.execute(MADE).fetchone() != (True,):
+        return
+    found, stage = cursor.execute(SAYS).fetchone() or (0, None)
+    refuse_newer(address, found)
+    if owner and stage and stage != owner:
+        raise Refused(f"the ledger {address} is that of stage {stage}: give {owner} a database of its own")
 
 
 def refuse_newer(address: Address, found: int) -> None:

@@ -15,12 +15,14 @@ from flows.ledger.engine import mark_crashed
 from flows.ledger.errors import Fenced, Unheard
 from flows.ledger.hands import Hands, Settled, sentence
 from flows.ledger.line import Line
+from flows.ledger.migrate import refuse_newer
 from flows.ledger.operation import Operation
 from flows.ledger.statements import OPEN, Row
 from flows.ledger.steps import LISTS
 from flows.redact import hide
 
 COURTESY = """select set_config('idle_session_timeout', %s, false),
+    (select coalesce(max(version), 0) from ledger.migration) as version,
     pg_try_advisory_lock(hashtextextended('shipkeeper reconcile', 0)) as alone"""
 TICK = """insert into ledger.tick as t (name, at) values (%s, clock_timestamp())
     on conflict (name) do update set at = excluded.at, operation = null, token = null"""
@@ -71,8 +73,10 @@ class Reconciler:
         self._said: list[str] = []
 
     def tick(self) -> list[str]:
-        """One pass; the sentences of what was done since the last one."""
-        if not self._line.ask(COURTESY, [f"{round(3000 * self._tick_s)}ms"], patience_s=1)[0]["alone"]:
+        """One pass; the sentences of what was done since the last one. Refused when the ledger is newer than this."""
+        turn = self._line.ask(COURTESY, [f"{round(3000 * self._tick_s)}ms"], patience_s=1)[0]
+        refuse_newer(self._hands.address, turn["version"])  # it may have grown while this connection lived
+        if not turn["alone"]:
             return [*self._news(), "another reconcile is at work: this one waits"]
         self._line.ask(TICK, ["reconcile"])
         rows = self._line.ask(OPEN)

@@ -31,6 +31,8 @@ FAILED = BACKUP.model_copy(update={"id": "20261124T010000Z-daily-aaaaaa", "state
 PROOF = Proof(backup=BACKUP.id, verdict="proven", at=AT, prover="p", server_version="17.10", manifest_sha256="ab" * 32)
 CHECK = Check(backup=BACKUP.id, rung=1, at=AT, ok=True, sentence="all bytes read")
 
+NEWER = "is at version 3, this shipkeeper knows up to 2: run the newer one"
+
 
 @pytest.fixture(scope="module")
 def address(postgres17: Cluster) -> Generator[Address]:
@@ -128,12 +130,55 @@ def test_a_second_migration_changes_nothing_and_says_so(database: Address) -> No
 def test_a_ledger_of_a_newer_shipkeeper_is_refused(database: Address) -> None:
     ledger = Ledger(database)
     ledger.migrate()
-    with closing(database.connect()) as connection:
-        connection.execute("insert into ledger.migration values (3, '0003_from_the_future')")
+    _grow(database)
 
     for ask in (ledger.migrate, ledger.check):
-        with pytest.raises(Refused, match="is at version 3, this shipkeeper knows up to 2: run the newer one"):
+        with pytest.raises(Refused, match=NEWER):
             ask()
+
+
+def test_nothing_is_done_or_written_in_a_ledger_of_a_newer_shipkeeper(database: Address, tmp_path: Path) -> None:
+    world = ToyWorld(tmp_path, database)
+    Ledger(database).migrate()
+    _grow(database)
+    ledger = toy_ledger(world)
+
+    for write in (
+        lambda: ledger.carry_out(toy_moves, ToyPlan(moves=(("a", 1),)), key="k"),
+        ledger.tick_once,
+        lambda: ledger.remember(BACKUP),
+    ):
+        with pytest.raises(Refused, match=NEWER):
+            write()
+
+    assert world.written() == []
+    assert _rows(database) == (0, 0, 0)
+
+
+def test_a_reconcile_that_lived_through_an_upgrade_stops_at_its_next_pass(database: Address, tmp_path: Path) -> None:
+    Ledger(database).migrate()
+    old = toy_ledger(ToyWorld(tmp_path, database))
+    old.tick_once()
+    _grow(database)
+    with closing(database.connect()) as connection:
+        connection.execute("delete from ledger.tick")
+
+    with pytest.raises(Refused, match=NEWER):
+        old.tick_once()
+
+    assert _rows(database) == (0, 0, 0)
+
+
+def _grow(ledger: Address) -> None:
+    with closing(ledger.connect()) as connection:
+        connection.execute("insert into ledger.migration values (3, '0003_from_the_future')")
+
+
+def _rows(ledger: Address) -> tuple[int, ...]:
+    """How many operations, passes and backups it knows."""
+    with closing(ledger.connect()) as connection:
+        tables = ("operation", "tick", "backup")
+        return tuple(len(connection.execute(f"select from ledger.{table}").fetchall()) for table in tables)
 
 
 def test_a_ledger_that_was_never_made_ready_says_so_when_used(database: Address, tmp_path: Path) -> None:
