@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from flows.ledger.hands import end_older
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.killing import Book
 from tests.parts.ledger import ledger_database, make_world
-from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_deploy, toy_family, toy_ledger, toy_migrate, toy_moves
+from tests.parts.toys import (
+    ToyFile,
+    ToyPlan,
+    ToyStage,
+    ToyWorld,
+    toy_deploy,
+    toy_family,
+    toy_ledger,
+    toy_migrate,
+    toy_moves,
+)
 
 LEASE_S = 1.5
 MOVES = ToyPlan(moves=(("a", 1), ("b", 2), ("a", 3)), commit_at=2)
@@ -65,6 +76,17 @@ def test_a_death_before_the_commit_is_undone_by_reconcile(world: ToyWorld, ledge
     ]
     assert not Book(ledger, "k").wrong()
     assert world.cells() == {}
+
+
+def test_a_point_to_die_at_means_nothing_on_a_stage_that_allows_no_faults(world: ToyWorld, ledger: Ledger) -> None:
+    peoples = replace(world, stage=ToyStage(faults=False))
+
+    assert fork(moves(peoples), "move 1:acted").ended() == 0
+
+    assert Book(ledger, "k").operation()["state"] == "done"
+    assert fork(moves(world, "again"), "move 1:acted").ended() == DIED  # where it is allowed, that point is met
+    expire(world.address)
+    reconcile(ledger)
 
 
 def test_a_death_after_the_commit_is_finished_forward(world: ToyWorld, ledger: Ledger) -> None:
