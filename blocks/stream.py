@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +21,20 @@ from typing import Any, Protocol
 
 import pyrage
 import xxhash
-import zstandard
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from blocks.errors import Garbled, Refused
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 PIECE = 1 << 20
+ZSTD_VERSION = zstd.zstd_version
 _QUEUED_PIECES = 4
 _STOP_WAIT_S = 10.0
-_FEED = 512
 _KEY_BYTES = 32  # Ed25519's, private and public
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ: Linux only, and absent from some builds of Python
 
@@ -171,7 +176,11 @@ class _Count:
 
 
 def _compressed(pieces: Iterator[bytes], count: _Count, level: int) -> Generator[bytes]:
-    frame = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    frame = zstd.ZstdCompressor(options=options)
     try:
         for piece in pieces:
             count.add(piece)
@@ -276,21 +285,20 @@ class _Gatherer:
 class _Decompressor:
     """The file that age writes zstd into. It demands one whole frame and nothing behind it, and keeps what fails.
 
-    zstandard's stream_reader would take a frame without its last byte for a whole one. A block of 4 bytes can stand for
-    128 KiB of equal ones: bytes go in a few at a time, so that at most 16 MiB come out at once.
+    A block of 4 bytes can stand for 128 KiB of equal ones: however much they stand for, one piece comes out at once.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = zstd.ZstdDecompressor()
         self._count = _Count()
         self._write = write
-        self._plain = _Gatherer(self._counted)
         self.failure: BaseException | None = None
 
     def write(self, data: bytes, /) -> int:
         try:
-            for at in range(0, len(data), _FEED):
-                self._plain.write(self._decompressed(data[at : at + _FEED]))
+            for piece in self._decompressed(data):
+                self._count.add(piece)
+                self._write(piece)
         except BaseException as error:
             self.failure = error
             raise
@@ -299,22 +307,20 @@ class _Decompressor:
     def finish(self) -> Facts:
         if not self._frame.eof:
             raise Garbled("the compressed stream is not whole: it ends before its zstd frame does")
-        self._plain.flush()
         return self._count.facts()
 
-    def _counted(self, piece: bytes) -> None:
-        self._count.add(piece)
-        self._write(piece)
-
-    def _decompressed(self, data: bytes) -> bytes:
-        ended = self._frame.eof
-        try:
-            plain = b"" if ended else self._frame.decompress(data)
-        except zstandard.ZstdError as error:
-            raise Garbled(f"the compressed stream is damaged: {error}") from None
-        if ended or self._frame.unused_data:
+    def _decompressed(self, data: bytes) -> Iterator[bytes]:
+        more = True
+        while more and not self._frame.eof:
+            try:
+                piece = self._frame.decompress(data, PIECE)
+            except zstd.ZstdError as error:
+                raise Garbled(f"the compressed stream is damaged: {error}") from None
+            if piece:
+                yield piece
+            data, more = b"", not self._frame.needs_input
+        if data or self._frame.unused_data:
             raise Garbled("the compressed stream goes on behind the end of its zstd frame")
-        return plain
 
 
 def _recipients(recipients: Sequence[str]) -> list[Any]:

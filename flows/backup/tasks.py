@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import zstandard
-
 from blocks.errors import BlockError, Missing, Refused, Unreachable
 from blocks.keys import BackupKeys
 from blocks.postgres.dump import Dumped, Progress, dump
@@ -18,6 +16,7 @@ from blocks.postgres.server import PostgresServer
 from blocks.postgres.snapshot import Held, Survey, hold, survey
 from blocks.postgres.tools import Tools, tools_for, version_of
 from blocks.storage.block import BackupStore
+from blocks.stream import ZSTD_VERSION
 from flows import people
 from flows.backup.compose import compose
 from flows.backup.plan import BackupPlan, Remembered, plan_backup
@@ -234,7 +233,7 @@ def _manifest(  # noqa: PLR0913 - all that a manifest is made of, called once
             "shipkeeper": SHIPKEEPER,
             "pg_dump": version_of(tools.bin / "pg_dump") or str(tools.major),
             "age": f"pyrage {version('pyrage')}",
-            "zstd": f"level {stage.backup.level}, {'.'.join(map(str, zstandard.ZSTD_VERSION))}",
+            "zstd": f"level {stage.backup.level}, {'.'.join(map(str, ZSTD_VERSION))}",
         },
         "recipients": tuple(keys.recipients),
         "signing_key": keys.signing_key_id,

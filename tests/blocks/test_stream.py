@@ -16,7 +16,6 @@ from typing import Any
 import pyrage
 import pytest
 import xxhash
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,7 +150,7 @@ def encrypted(plain: bytes) -> bytes:
 
 
 def test_a_zstd_frame_without_its_last_byte_is_garbled_though_age_is_whole() -> None:
-    frame = zstandard.ZstdCompressor(write_checksum=True).compress(b"hello" * 1000)
+    frame = stream.zstd.compress(b"hello" * 1000, options={stream.zstd.CompressionParameter.checksum_flag: 1})
     assert unpacked(encrypted(frame)) == b"hello" * 1000
     for damaged in (frame[:-1], frame[:-4], b"", frame + b"x", frame + frame, b"plain text"):
         with pytest.raises(Garbled):
@@ -281,7 +280,7 @@ def test_a_small_stream_that_unpacks_to_a_huge_one_stays_flat_too() -> None:
     finally:
         tracemalloc.stop()
     assert sink.total == 200 << 20
-    assert peak_bytes < 100 << 20
+    assert peak_bytes < 20 << 20
 
 
 def test_a_signature_names_the_key_that_made_it() -> None:
