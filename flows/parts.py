@@ -38,7 +38,7 @@ class Part:
     needs: tuple[str, ...]
     build: Callable[[Stage, Environment], Block]
     optional: bool = False
-    spare: tuple[str, ...] = ()  # break glass does without: it reads and restores, and signs nothing
+    spare: tuple[str, ...] = ()  # break glass does without, where it only reads: it encrypts and signs nothing
     where: Callable[[Stage], bool] = lambda _stage: True  # on which stages there is one at all
 
     def name(self, stage: str) -> str:
@@ -98,13 +98,17 @@ def _store(prefix: str) -> Callable[[Stage, Environment], Block]:
 def _keys(signing: str) -> Callable[[Stage, Environment], Block]:
     def build(_stage: Stage, env: Environment) -> Block:
         return BackupKeys(
-            recipients=env["BACKUP_RECIPIENTS"].split(","),
-            verifying_keys=env["BACKUP_VERIFYING_KEYS"].split(","),
-            proof_verifying_keys=env["PROOF_VERIFYING_KEYS"].split(","),
+            recipients=_keys_in(env, "BACKUP_RECIPIENTS"),
+            verifying_keys=_keys_in(env, "BACKUP_VERIFYING_KEYS"),
+            proof_verifying_keys=_keys_in(env, "PROOF_VERIFYING_KEYS"),
             signing_key=SecretStr(env[signing]) if env.get(signing) else None,
         )
 
     return build
+
+
+def _keys_in(env: Environment, name: str) -> list[str]:
+    return env[name].split(",") if env.get(name) else []
 
 
 def _processes(stage: Stage, env: Environment) -> Block:
@@ -151,7 +155,11 @@ PARTS = (
     Part("reading", BackupStore, tuple(f"READING_{name}" for name in AWS), _store("READING_"), optional=True),
     Part("pruning", BackupStore, tuple(f"PRUNING_{name}" for name in AWS), _store("PRUNING_"), optional=True),
     Part(
-        "", BackupKeys, (*PUBLIC_KEYS, "BACKUP_SIGNING_KEY"), _keys("BACKUP_SIGNING_KEY"), spare=("BACKUP_SIGNING_KEY",)
+        "",
+        BackupKeys,
+        (*PUBLIC_KEYS, "BACKUP_SIGNING_KEY"),
+        _keys("BACKUP_SIGNING_KEY"),
+        spare=("BACKUP_RECIPIENTS", "PROOF_VERIFYING_KEYS", "BACKUP_SIGNING_KEY"),
     ),
     Part("proof", BackupKeys, (*PUBLIC_KEYS, "PROOF_SIGNING_KEY"), _keys("PROOF_SIGNING_KEY")),
     Part(

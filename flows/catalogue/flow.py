@@ -17,7 +17,7 @@ def catalogue(stage: str, rebuild: bool = False) -> str:
         rebuild: also record in the ledger what the bucket holds (after the ledger was lost)
     """
     world = World.of(stage)
-    bucket = tasks.read_bucket(world.reading, world.keys, world.stage)
+    bucket = tasks.read_bucket(world.reading, world.reading_keys, world.stage)
     rows = catalogue_rows(tasks.graded_with_memory(world, bucket))
     people.table("catalogue", rows, f"{count(len(bucket.found), 'backup')} in the bucket")
     people.report("catalogue-strays", tasks.strays_page(world, bucket), "what else is there")

@@ -28,7 +28,7 @@ def find(world: World, which: str, run: str) -> Chosen:
 
     A run that was suspended for its approval starts again: it means the backup that it restored, not a newer one.
     """
-    bucket = read_bucket(world.reading, world.keys, world.stage)
+    bucket = read_bucket(world.reading, world.reading_keys, world.stage)
     choice = choose(_restored_already(world, run) or which, graded_with_memory(world, bucket))
     if choice.backup is None:
         doubtful = [f"{each.id}: {each.trouble}" for each in bucket.unreadable if which in {each.id, LATEST_PROVEN}]
@@ -95,7 +95,7 @@ def insist(plan: RestorePlan) -> None:
 
 def fill(world: World, plan: RestorePlan, still: Callable[[], None], application_name: str) -> None:
     """Load the new database and compare it with the manifest; NotDone with the first difference."""
-    found = read_one(world.reading, world.keys, world.stage, plan.backup)
+    found = read_one(world.reading, world.reading_keys, world.stage, plan.backup)
     if found.manifest_sha256 != plan.manifest_sha256:
         raise Garbled(f"the manifest of {plan.backup} is not the one of the plan: somebody replaced it")
     manifest = found.believed

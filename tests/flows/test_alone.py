@@ -19,6 +19,7 @@ from blocks.postgres.load import INCOMPLETE
 from deployments.breakglass import ALONE, run_flow
 from flows import people
 from flows.backup.flow import backup
+from flows.catalogue.flow import catalogue
 from flows.catalogue.layout import MANIFEST, signature_of
 from flows.effect import BreakGlass, NotDone, without_prefect
 from flows.prove.flow import prove
@@ -28,7 +29,14 @@ from tests.parts.deaths import DIED, fork
 from tests.parts.postgres import drop_database
 from tests.parts.scene import Scene
 
-LOST = ("LEDGER_URL", "BACKUP_SIGNING_KEY", "PROOF_SIGNING_KEY", "SCRATCH_URL")
+LOST = (
+    "LEDGER_URL",
+    "BACKUP_RECIPIENTS",
+    "PROOF_VERIFYING_KEYS",
+    "BACKUP_SIGNING_KEY",
+    "PROOF_SIGNING_KEY",
+    "SCRATCH_URL",
+)
 ROWS = "data/00000.public.users.copy.zst.age"
 
 
@@ -42,7 +50,7 @@ def proven(stage: Scene) -> str:
 
 @pytest.fixture
 def bereft(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left: the bucket, the identity, the public keys, the server."""
+    """What is left: the bucket, the identity, the verifying keys of backups, the server."""
     for name in LOST:
         monkeypatch.delenv(name)
 
@@ -91,20 +99,36 @@ def users(stage: Scene, database: str) -> int:
 # ---- a restore
 
 
-@pytest.mark.usefixtures("proven", "bereft")
+@pytest.mark.usefixtures("bereft")
 @pytest.mark.parametrize("swap", [False, True])
-def test_without_a_ledger_a_restore_is_refused_and_says_what_insists(stage: Scene, swap: bool) -> None:
+def test_without_a_ledger_a_restore_is_refused_and_says_what_insists(stage: Scene, proven: str, swap: bool) -> None:
     with no_database_stays(stage), pytest.raises(NotDone) as refused:
-        restore("test", swap=stage.database.database if swap else "")
+        restore("test", which=proven, swap=stage.database.database if swap else "")
     assert str(refused.value) == (
         "the PostgresServer of test-ledger needs LEDGER_URL in the environment; a backup and a restore also run --alone"
     )
 
 
+@pytest.mark.usefixtures("alone")
+def test_alone_without_the_keys_of_proofs_a_backup_comes_back_by_its_name_and_none_counts_as_proven(
+    stage: Scene, proven: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{stage.database.database}_named"
+    assert "every table compared" in restore("test", which=proven, into=name)
+    assert users(stage, name) == 500
+    drop_database(stage.database.at(name))
+    unheard = "PROOF_VERIFYING_KEYS is not set: no proof is believed, no backup counts as proven"
+    assert unheard in caplog.text
+    with no_database_stays(stage), pytest.raises(NotDone, match=f"no backup is proven: .*, or name one .*{proven}"):
+        restore("test")
+    assert catalogue("test").endswith(", 0 not believable")
+
+
 @pytest.mark.usefixtures("bereft")
 def test_alone_the_newest_proven_backup_comes_back_compared_and_marked(
-    stage: Scene, proven: str, capsys: pytest.CaptureFixture[str]
+    stage: Scene, proven: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PROOF_VERIFYING_KEYS", stage.keys.proof_verifying_key)
     name = f"{stage.database.database}_alone"
     logged = people.LOG.handlers, people.LOG.propagate
     try:
@@ -263,7 +287,8 @@ def test_alone_a_backup_is_whole_and_says_what_it_could_not_do(
 ) -> None:
     del alone
     caplog.set_level("INFO", logger="flows")
-    monkeypatch.setenv("BACKUP_SIGNING_KEY", stage.keys.backup_signing_key)
+    for name in ("BACKUP_RECIPIENTS", "PROOF_VERIFYING_KEYS", "BACKUP_SIGNING_KEY"):
+        monkeypatch.setenv(name, stage.environ[name])
     which, _, said = backup("test").partition(": ")
     assert said.startswith("500 rows of 1 table")
     assert "not recorded in the ledger: the PostgresServer of test-ledger needs LEDGER_URL" in caplog.text
@@ -275,9 +300,21 @@ def test_alone_a_backup_is_whole_and_says_what_it_could_not_do(
 
 
 @pytest.mark.usefixtures("alone")
-def test_alone_a_backup_that_nobody_here_could_sign_is_not_begun(stage: Scene) -> None:
+@pytest.mark.parametrize(
+    ("lost", "sentence"),
+    [
+        ("BACKUP_SIGNING_KEY", "was begun: the backup keys here hold no signing key"),
+        ("BACKUP_RECIPIENTS", "the BackupKeys of test needs BACKUP_RECIPIENTS in the environment"),
+        ("PROOF_VERIFYING_KEYS", "the BackupKeys of test needs PROOF_VERIFYING_KEYS in the environment"),
+    ],
+)
+def test_alone_a_backup_without_all_of_its_keys_is_not_begun(
+    stage: Scene, lost: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {"BACKUP_RECIPIENTS", "PROOF_VERIFYING_KEYS", "BACKUP_SIGNING_KEY"} - {lost}:
+        monkeypatch.setenv(name, stage.environ[name])
     before = {entry.key for entry in stage.objects.list()}
-    with pytest.raises(NotDone, match="was begun: the backup keys here hold no signing key"):
+    with pytest.raises(NotDone, match=sentence):
         backup("test")
     assert {entry.key for entry in stage.objects.list()} == before
 
@@ -286,7 +323,8 @@ def test_alone_a_backup_that_nobody_here_could_sign_is_not_begun(stage: Scene) -
 def test_alone_a_backup_is_proven_and_the_proof_lies_beside_it(
     stage: Scene, proven: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PROOF_SIGNING_KEY", stage.keys.proof_signing_key)
+    for name in ("BACKUP_RECIPIENTS", "PROOF_VERIFYING_KEYS", "PROOF_SIGNING_KEY"):
+        monkeypatch.setenv(name, stage.environ[name])
     before = len(stage.bucket.proofs)
     assert f"{proven} is proven: 500 rows of 1 table restored and equal" in prove("test", proven)
     assert [each.backup for each in stage.bucket.proofs[before:]] == [proven]

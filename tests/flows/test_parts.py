@@ -7,13 +7,14 @@ from prefect_slack import SlackWebhook
 
 from blocks.errors import Missing
 from blocks.github import GitHub
+from blocks.keys import new_keys
 from blocks.slack import SlackChannel
 from flows.deploy.flow import deploy
 from flows.effect import NotDone, without_prefect
 from flows.parts import GITHUB_API, wanted_blocks
 from flows.redact import hide
 from flows.rollback.flow import rollback
-from flows.stage import STAGES, Stage
+from flows.stage import STAGES, PinnedKeys, Stage
 from flows.world import World
 
 LOCAL = (STAGES / "local.toml").read_text(encoding="utf-8")
@@ -64,6 +65,27 @@ def test_their_secrets_are_hidden_from_then_on() -> None:
 def test_a_part_that_must_be_there_names_its_variables() -> None:
     with pytest.raises(Missing, match="HAPROXY_SOCKET, HAPROXY_URL"):
         _ = World(stage(), {}).traffic
+
+
+def test_pinned_keys_that_are_given_must_agree_and_what_only_reads_wants_not_all_of_them() -> None:
+    keys, other = new_keys(), new_keys()
+    pins = PinnedKeys(
+        recipients=(keys.team_recipient,),
+        verifying_keys=(keys.backup_verifying_key,),
+        proof_verifying_keys=(keys.proof_verifying_key,),
+    )
+    pinned = stage().model_copy(update={"pinned_keys": pins})
+    given = {"BACKUP_VERIFYING_KEYS": keys.backup_verifying_key}
+    assert World(pinned, given).reading_keys.verifying_keys == [keys.backup_verifying_key]
+    with pytest.raises(Missing, match="needs BACKUP_RECIPIENTS, PROOF_VERIFYING_KEYS, BACKUP_SIGNING_KEY in the env"):
+        _ = World(pinned, given).keys
+    for name, value in (
+        ("BACKUP_VERIFYING_KEYS", other.backup_verifying_key),
+        ("PROOF_VERIFYING_KEYS", other.proof_verifying_key),
+        ("BACKUP_RECIPIENTS", other.team_recipient),
+    ):
+        with pytest.raises(NotDone, match=r"of the BackupKeys block and of local\.toml differ"):
+            _ = World(pinned, given | {name: value}).reading_keys
 
 
 @pytest.mark.parametrize("name", ["production", "staging"])
