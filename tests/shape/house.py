@@ -195,6 +195,31 @@ def writes_through_the_ledger(found: Sequence[Module]) -> Iterator[str]:
                 yield f"{module.path}:{node.lineno} writes a Setting by itself; no lease and no journal guard that. Use op.ensure(name, setting, want)."
 
 
+def known_to_reconcile(found: Sequence[Module]) -> Iterator[str]:
+    """Every step list of the house is in LISTS of flows/reconcile/tasks.py: what a dead process left can be gone on with."""
+    named = {
+        name for module in found if module.name == "flows.reconcile.tasks" for name in _tuple_named("LISTS", module)
+    }
+    for module in (each for each in found if each.top in {"flows", "deployments"}):
+        for node in (each for each in ast.walk(module.tree) if isinstance(each, ast.FunctionDef)):
+            is_list = any(_decorator(each).split(".")[-1] == "steps" for each in node.decorator_list)
+            if is_list and f"{module.name}.{node.name}" not in named:
+                yield (
+                    f"{module.path}:{node.lineno} {node.name} is a step list that reconcile does not import: an operation "
+                    f"whose process died in it would stay open. Add {module.name}.{node.name} to LISTS in flows/reconcile/tasks.py."
+                )
+
+
+def _tuple_named(name: str, module: Module) -> list[str]:
+    """The dotted names in the tuple that is assigned to that name."""
+    tuples = [
+        each.value
+        for each in module.tree.body
+        if isinstance(each, ast.Assign) and [ast.unparse(target) for target in each.targets] == [name]
+    ]
+    return [ast.unparse(each) for value in tuples if isinstance(value, ast.Tuple) for each in value.elts]
+
+
 def environment_at_import(found: Sequence[Module]) -> Iterator[str]:
     """Importing a module needs nothing from the environment."""
     for module in found:
@@ -372,6 +397,7 @@ RULES: tuple[Callable[[Sequence[Module]], Iterator[str]], ...] = (
     clockless,
     prefect_in_its_place,
     writes_through_the_ledger,
+    known_to_reconcile,
     environment_at_import,
     environment_in_blocks,
     acts_at_import,

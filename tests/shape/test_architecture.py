@@ -42,6 +42,7 @@ OFFENCES = [
     (house.prefect_in_its_place, "flows/backup/tasks.py", "@task\ndef dump(): ...", "uses @task; write @procedure or @effect"),
     (house.prefect_in_its_place, "flows/backup/tasks.py", "@procedure()\ndef dump(): ...", "declares a flow; a concern's flows stand in its flow.py"),
     (house.writes_through_the_ledger, "flows/restore/steps.py", "def f(s, w):\n    s.write(w, 'on')", "writes a Setting by itself"),
+    (house.known_to_reconcile, "flows/failover/steps.py", "@steps('failover', holds=['x'])\ndef go(op, plan): ...", "Add flows.failover.steps.go to LISTS"),
     (house.environment_at_import, "blocks/keys.py", "import os\nclass K:\n    home = os.environ['HOME']", "reads the environment at import"),
     (house.environment_at_import, "flows/world.py", "def f(x=os.getenv('HOME')): ...", "reads the environment at import"),
     (house.environment_in_blocks, "blocks/keys.py", "def f():\n    return os.environ['HOME']", "reads the environment; a block takes"),
@@ -73,6 +74,8 @@ ALLOWED = [
         "import tomllib\nfrom pathlib import Path\nfrom flows.verdict import Verdict\nfrom flows import verdict",
     ),
     ("flows/verdict.py", "from dataclasses import dataclass\nfrom pydantic import BaseModel"),
+    ("flows/prune/steps.py", "@steps('prune', holds=['x'])\ndef remove(op, plan): ..."),
+    ("flows/reconcile/tasks.py", "import flows.prune.steps\nLISTS = (flows.prune.steps.remove,)"),
     ("flows/ledger/journal.py", "def f(s, w):\n    s.write(w, 'on')"),
     ("flows/chart.py", "import html\nfrom html import escape\nimport urllib.parse\nfrom urllib.parse import quote"),
     (
