@@ -2,13 +2,18 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.utilities.schema_tools import validate
 
 from deployments.__main__ import COMMANDS, parser
+from deployments.breakglass import FLOWS
 from deployments.declared import Declared, declared
 from tests.shape.house import ROOT
 
@@ -92,6 +97,20 @@ def table(found: list[Declared]) -> str:
     )
 
 
+@cache
+def forms() -> dict[str, Mapping[str, Any]]:
+    """Deployment -> the form of its flow's parameters."""
+    return {one.full_name: one.schema for one in declared()}
+
+
+def refused(flow: str, stage: str, given: Mapping[str, Any]) -> list[str]:
+    """What the flow's form would not take of these parameters."""
+    if (form := forms().get(f"{flow}/{stage}")) is None:
+        return [f"no deployment {flow}/{stage}"]
+    strange = [f"no parameter {name!r}" for name in given if name not in form["properties"]]
+    return [*strange, *(fault.message for fault in validate({**given, "stage": stage}, dict(form)))]
+
+
 def test_the_readme_lists_every_deployment_as_it_is() -> None:
     found = declared()
     told = rows((ROOT / "README.md").read_text(encoding="utf-8"))
@@ -124,20 +143,49 @@ def test_the_command_line_takes_what_a_document_types(where: str, command: str) 
         assert words[0] in COMMANDS or words[0].isupper(), f"{where}: `{command}`: there is {', '.join(COMMANDS)}"
         return
     try:
-        parser().parse_args(words)
+        given = parser().parse_args(words)
     except SystemExit:
         pytest.fail(
             f"{where}: `{command}` is not taken by the command line; `python -m deployments --help` says what is"
         )
+    if given.command == "run":
+        assert given.flow in FLOWS, f"{where}: `{command}`: break glass has {', '.join(FLOWS)}"
+        typed = dict(given.param) | ({"dry_run": True} if given.dry_run else {})
+        assert not refused(given.flow, given.stage, typed), f"{where}: `{command}`"
 
 
 @pytest.mark.parametrize(
     ("where", "command"), commands("prefect deployment run") or [("no document", "prefect deployment run backup/local")]
 )
 def test_the_deployment_that_a_document_runs_is_declared(where: str, command: str) -> None:
-    name = shlex.split(command)[3].replace("STAGE", "production")
-    known = {one.full_name for one in declared()}
-    assert name in known or "FLOW" in name, f"{where}: `{command}`: prefect.yaml declares {', '.join(sorted(known))}"
+    name, *words = shlex.split(command.replace("STAGE", "production"))[3:]
+    if "FLOW" in name:
+        return
+    assert name in forms(), f"{where}: `{command}`: prefect.yaml declares {', '.join(sorted(forms()))}"
+    flow, _, stage = name.partition("/")
+    pairs = [pair for word, pair in pairwise(words) if word in {"--param", "-p"}]
+    given = parser().parse_args(["run", flow, "--stage", stage, *(f"--param={pair}" for pair in pairs)])
+    assert not refused(flow, stage, dict(given.param)), f"{where}: `{command}`"
+
+
+def test_a_parameter_that_a_document_names_is_one_of_a_flow() -> None:
+    known = {name for form in forms().values() for name in form["properties"]}
+    named = {
+        (str(file.relative_to(ROOT)), name)
+        for file in DOCUMENTS
+        for line in code(file.read_text(encoding="utf-8"))
+        for name in re.findall(r"--param[ =](\w+)=", line)
+    }
+    assert named, "no document names a parameter: the search is broken"
+    assert not {(where, name) for where, name in named if name not in {*known, "k"}}
+
+
+def test_what_a_flow_would_refuse_is_found() -> None:
+    assert refused("restore", "production", {"which": "latest-proven", "dry_run": True}) == []
+    assert refused("restore", "production", {"wich": "latest-proven"}) == ["no parameter 'wich'"]
+    assert refused("status", "production", {"dry_run": True}) == ["no parameter 'dry_run'"]
+    assert len(refused("backup", "production", {"kind": "dayly"})) == 1
+    assert refused("backups", "production", {}) == ["no deployment backups/production"]
 
 
 def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
