@@ -115,7 +115,8 @@ def _refusals(survey: Mapping[str, Any], kind: Kind, holders: Sequence[str], led
     lines = [f"the database is held: {line}" for line in holders]
     if survey["missing_rights"]:
         rights = listed(tuple(survey["missing_rights"]))
-        lines.append(f"the backup's role may not read {rights}: grant SELECT on it, or exclude it in the stage's TOML")
+        ways = "grant it that (pg_read_all_data gives select on all), or exclude the table in the stage's TOML"
+        lines.append(f"the backup's role lacks {rights}: {ways}")
     if ledger_trouble and kind in NEEDS_LEDGER:
         lines.append(f"a {kind} backup needs the ledger: {ledger_trouble}")
     return lines
