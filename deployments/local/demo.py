@@ -1,9 +1,10 @@
 """The demo: a database backed up and proven, releases kept and taken back, rows lost and restored, as a team does it.
 
-It asks the Prefect server for runs, as `prefect deployment run` does, watches them, and checks what came of them. Any
-step that falls short ends it non-zero with one sentence.
+It asks for runs by `prefect deployment run`, watches them, and checks what came of them. Any step that falls short ends
+it non-zero with one sentence.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -27,7 +28,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterName,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from psycopg import sql
@@ -41,8 +41,10 @@ from blocks.storage.objects import S3Place
 from deployments.local.data import fill
 from deployments.local.database import ServiceDatabase
 from deployments.local.releases import Releases, tell
-from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage, up
+from deployments.local.stage import PREFECT, ROOT, LocalStage, down, is_up, running_stage, up
 from flows.catalogue.layout import home_of
+from flows.catalogue.manifest import Manifest
+from flows.catalogue.tasks import read_one
 from flows.effect import NotDone
 from flows.records import Backup, Proof
 from flows.stage import Stage
@@ -50,9 +52,23 @@ from flows.words import count, duration, size
 from flows.world import World
 
 FEW = 1000  # videos; the sample has 18 000
-SHARE_BACK = 0.95  # the visitors add videos between the backup and the loss
 RUN_SECONDS = 240.0
 LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The videos of a backup: how many, and the last number that was given away when it was taken."""
+
+    rows: int
+    last: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Videos":
+        """As the backup's manifest says."""
+        place = [table.name for table in manifest.tables].index("videos")
+        rows = next(each.rows for each in manifest.objects if each.table == place)
+        return cls(rows or 0, next(int(each.last_value) for each in manifest.sequences if each.name == "videos_id_seq"))
 
 
 @dataclass
@@ -122,7 +138,7 @@ def _main_job(show: Show, stage: LocalStage) -> None:
     database = service.address
     _tidy_after_earlier_demos(show, service)
     with show.step("Back the service's database up, while it is used") as came_to:
-        _run(show, "backup/local", {"kind": "daily"})
+        _run(show, stage, "backup/local", {"kind": "daily"})
         backup = _newest_backup()
         sizes = f"{size(backup.plain_bytes)} stored as {size(backup.stored_bytes)}"
         came_to(f"{backup.id}: {count(backup.rows, 'row')}, {sizes}")
@@ -133,20 +149,20 @@ def _main_job(show: Show, stage: LocalStage) -> None:
         came_to(f"proven in {duration(sum(proof.seconds.values()))}: every row and the schema are equal")
     _show_releases(show, stage)
     with show.step("Lose rows, as it happens at night") as came_to:
-        lost = _lose_rows(database)
+        lost = lose_rows(database)
         came_to(f"{count(lost, 'video')} deleted from the live database")
     with show.step("Restore beside the live one, compare, and swap it in once a person approves") as came_to:
         answer = {"database": database.database, "approved_by": "the demo, as a person would in the UI"}
-        run = _run(show, "restore/local", {"which": backup.id, "swap": database.database}, answer=answer)
+        run = _run(show, stage, "restore/local", {"which": backup.id, "swap": database.database}, answer=answer)
         came_to(str(run.name))
     with show.step("Look for the lost rows") as came_to:
-        came_to(_compare(database, _old_name(run), lost))
+        came_to(find_rows(database, Videos.of(_manifest(backup)), _old_name(run)))
     with show.step("Refuse a tampered copy, in break glass without Prefect") as came_to:
         came_to(_refuse_tampered(stage, backup))
 
 
 def _show_releases(show: Show, stage: LocalStage) -> None:
-    releases = Releases(stage, partial(_run, show))
+    releases = Releases(stage, partial(_run, show, stage))
     with show.step("Count what visitors get of the release that serves") as came_to:
         came_to(f"{count(releases.await_baseline(), 'request')}: what a new release is compared with")
     with show.step("Deploy a good release, behind a real load balancer") as came_to:
@@ -157,10 +173,21 @@ def _show_releases(show: Show, stage: LocalStage) -> None:
         came_to(tell(releases.bring_bad()))
 
 
-def _run(show: Show, name: str, parameters: Mapping[str, Any], *, answer: Mapping[str, Any] | None = None) -> FlowRun:
+def _run(
+    show: Show, stage: LocalStage, name: str, parameters: Mapping[str, Any], *, answer: Mapping[str, Any] | None = None
+) -> FlowRun:
     """Ask for the deployment's run as CI does, and watch it; NotDone with its sentence unless it completed."""
-    asked: Any = run_deployment(name, parameters=dict(parameters), timeout=0, as_subflow=False)
-    return _watch(show, asked.id, name, answer)
+    asked = subprocess.run(
+        [PREFECT, "deployment", "run", name, "--params", json.dumps(parameters)],
+        env=dict(stage.environ) | {"COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    run = re.search(r"UUID: ([0-9a-f-]{36})", asked.stdout)
+    if asked.returncode or not run:
+        raise NotDone(f"{name} could not be asked for: {_last_line(asked.stderr or asked.stdout)}")
+    return _watch(show, UUID(run[1]), name, answer)
 
 
 def _watch(show: Show, run_id: UUID, name: str, answer: Mapping[str, Any] | None = None) -> FlowRun:
@@ -213,6 +240,11 @@ def _await_proof(show: Show, backup: Backup) -> Proof:
     return proofs[-1]
 
 
+def _manifest(backup: Backup) -> Manifest:
+    world = _world()
+    return read_one.fn(world.reading, world.keys, world.stage, backup.id).believed
+
+
 def _world() -> World:
     return World(Stage.named("local"), running_stage().environ)
 
@@ -235,8 +267,8 @@ def _tidy_after_earlier_demos(show: Show, service: ServiceDatabase) -> None:
     show.say("an earlier demo was cut off after it had lost the rows: the sample data are made anew")
 
 
-def _lose_rows(database: Address) -> int:
-    """As a careless migration does it."""
+def lose_rows(database: Address) -> int:
+    """As a careless migration does it; NotDone when there was nothing to lose."""
     with database.connect() as connection:
         lost = _videos(connection)
         connection.execute("truncate public.videos cascade")
@@ -254,17 +286,18 @@ def _old_name(run: FlowRun) -> str:
     return named[1]
 
 
-def _compare(database: Address, old: str, lost: int) -> str:
-    """The backup was taken while videos were added, so the live one had a few more when they were lost."""
+def find_rows(database: Address, wanted: Videos, old: str) -> str:
+    """Exactly the backup's videos, or NotDone: visitors go on adding some, but with numbers after its last one."""
     with database.connect() as live:
-        back = _videos(live)
-    if back < lost * SHARE_BACK:
-        raise NotDone(f"only {back} of the {lost} lost videos are back")
+        back = _videos(live, up_to=wanted.last)
+    if back != wanted.rows:
+        raise NotDone(f"{back} of the backup's {count(wanted.rows, 'video')} are back in the live database")
     return f"{count(back, 'video')} are back in the live database; the damaged one is kept, closed, as {old}"
 
 
-def _videos(connection: "psycopg.Connection[Any]") -> int:
-    row = connection.execute("select count(*) from public.videos").fetchone()
+def _videos(connection: "psycopg.Connection[Any]", up_to: int | None = None) -> int:
+    asked = "select count(*) from public.videos where id <= coalesce(%s, id)"
+    row = connection.execute(asked, [up_to]).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -289,10 +322,19 @@ def _refuse_tampered(stage: LocalStage, backup: Backup) -> str:
         text=True,
         check=False,
     )
-    sentence = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "nothing was said"
+    return refused_as_tampered(done)
+
+
+def refused_as_tampered(done: "subprocess.CompletedProcess[str]") -> str:
+    """What the refused restore said; NotDone when it was not refused, or for another reason."""
+    sentence = _last_line(done.stderr)
     if done.returncode == 0 or "is not what was written" not in sentence:
         raise NotDone(f"the tampered copy was not refused for what it is: {sentence}")
     return f"refused: {sentence}"
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "nothing was said"
 
 
 def _copy_with_a_flipped_bit(place: S3Place, copy: S3Place, folder: str) -> None:

@@ -45,6 +45,7 @@ from flows.stage import Stage
 from flows.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
+PREFECT = str(Path(sys.executable).with_name("prefect"))
 BUCKET = "backups"
 READY_SECONDS = 90
 FIRST_RELEASE_SECONDS = 120
@@ -252,15 +253,11 @@ def _base_environment() -> dict[str, str]:
     }
 
 
-def _prefect() -> str:
-    return str(Path(sys.executable).with_name("prefect"))
-
-
 def _start_prefect(stage: LocalStage, say: Say) -> None:
     server = Running(stage.folder / "processes", "prefect")
     if not server.alive():
         server.start(
-            [_prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(stage.ports["prefect"])], stage.environ
+            [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(stage.ports["prefect"])], stage.environ
         )
     server.await_ready(lambda: ask(f"{stage.ui}/api/health", timeout_s=2).healthy, READY_SECONDS, "the Prefect server")
     say(f"the Prefect server answers at {stage.ui}")
