@@ -31,6 +31,7 @@ from rich.cells import cell_len, set_cell_size
 
 from blocks.errors import BlockError
 from blocks.slack import Message, Notice, SlackChannel, announce
+from flows.approval import approves, seal_of
 from flows.effect import NotDone, break_glass, plain
 from flows.redact import hide, hide_all
 
@@ -42,7 +43,6 @@ LEAVE_IT = "The digest of the plan above (the artifact restore-plan shows all of
 Keep = Callable[[Notice], None]
 AWAY = (HTTPError, PrefectException)  # a Prefect server that restarts
 _outcome: dict[str, str | int | None] = {}  # process-wide, as break glass is
-SEAL_LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
 
 
 class Progress:
@@ -190,14 +190,14 @@ def approve(question: str, *, database: str, digest: str) -> str:
         if not glass.yes:
             raise NotDone("the swap was not approved: look at the plan, then say who approves it with --yes NAME")
         return glass.yes
-    seal = digest[:SEAL_LETTERS]
-    shown: Any = Field(default=seal, title="Plan", description=LEAVE_IT)  # a bare value would lose the description
+    # Filled in by the form alone. As a field's default, an answer without it would be given that of a later plan.
+    filled_in: Any = {"default": seal_of(digest)}
+    shown: Any = Field(title="Plan", description=LEAVE_IT, json_schema_extra=filled_in)
     form: Any = Approval.with_initial_data(description=hide(question), plan=shown)
     answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
-    if answer.database != database:
-        raise NotDone(f"the approval names {answer.database!r}, the live database is {database!r}: nothing was changed")
-    if answer.plan != seal:
-        raise NotDone("the world changed between the plan and its approval: nothing was changed; look at the new plan")
+    verdict = approves(answer.database, answer.plan, database=database, digest=digest)
+    if not verdict.go:
+        raise NotDone(verdict.reason)
     return answer.approved_by
 
 

@@ -15,7 +15,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
+from prefect.flow_runs import resume_flow_run
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -29,9 +31,11 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
+from flows.effect import without_prefect
 from flows.parts import wanted_blocks
 from flows.reconcile.heartbeats import SILENT, Heard
 from flows.reconcile.tasks import HEARTBEAT, listen
+from flows.restore.flow import restore
 from flows.status.flow import status
 from tests.parts.scene import Scene, s3_place, scene
 from tests.parts.wire import Wire
@@ -154,3 +158,65 @@ def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
     (made,) = stage.bucket.backups
     assert made.id in str(state.message)
     assert not stage.half(made.id)
+
+
+def oid_of(stage: Scene, name: str) -> int:
+    with stage.database.at("postgres").connect() as connection:
+        row = connection.execute("select oid from pg_database where datname = %s", [name]).fetchone()
+    assert row
+    return int(row[0])
+
+
+def goes_on(run: UUID, parameters: dict[str, str]) -> State[Any]:
+    """What a worker does with a run that is due: it starts at its first line."""
+    with get_client(sync_client=True) as client:
+        with suppress(Pause):
+            run_flow(restore, flow_run=client.read_flow_run(run), parameters=parameters, return_type="state")
+        state = client.read_flow_run(run).state
+    assert state
+    return state
+
+
+def seal_shown(run: UUID, state: State[Any]) -> str:
+    """The seal that stands in the form of a run which waits for its approval."""
+    keyset = state.state_details.run_input_keyset
+    assert keyset
+    with get_client(sync_client=True) as client:
+        way = {"id": run, "key": keyset["schema"]}
+        form = client.request("GET", "/flow_runs/{id}/input/{key}", path_params=way).json()
+    return str(form["properties"]["plan"]["default"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"database": "app"}, "the approval names 'app', the live database is '{live}': nothing was changed"),
+        (
+            {"plan": "0" * 16},
+            "the world changed between the plan and its approval: nothing was changed; look at the new plan",
+        ),
+    ],
+)
+def test_a_swap_whose_approval_is_of_another_database_or_plan_fails_and_touches_nothing(
+    stage: Scene, changed: dict[str, str], sentence: str
+) -> None:
+    live = stage.database.database
+    before = oid_of(stage, live)
+    with without_prefect():
+        taken = backup("test").partition(":")[0]
+    parameters = {"stage": "test", "which": taken, "swap": live}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(restore), "swap", parameters=parameters)
+        run = client.create_flow_run_from_deployment(deployment).id
+    waits = goes_on(run, parameters)
+    assert waits.is_paused(), waits.message
+    answer = {"database": live, "approved_by": "anna", "plan": seal_shown(run, waits)}
+
+    with pytest.raises(RuntimeError, match="'plan' is a required property"):
+        resume_flow_run(run, {name: text for name, text in answer.items() if name != "plan"})
+    resume_flow_run(run, answer | changed)
+    ended = goes_on(run, parameters)
+
+    assert (ended.is_failed(), ended.message) == (True, sentence.format(live=live))
+    assert oid_of(stage, live) == before
+    assert "swap" not in {each.kind for each in stage.world.ledger.history(500)}
