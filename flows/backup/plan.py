@@ -65,7 +65,9 @@ class Remembered:
     trouble: str | None = None
 
 
-def plan_backup(stage: Stage, kind: Kind, survey: Mapping[str, Any], known: Remembered) -> BackupPlan:
+def plan_backup(
+    stage: Stage, kind: Kind, survey: Mapping[str, Any], known: Remembered, tools_trouble: str | None
+) -> BackupPlan:
     """The plan of one backup.
 
     Args:
@@ -73,6 +75,7 @@ def plan_backup(stage: Stage, kind: Kind, survey: Mapping[str, Any], known: Reme
         kind: which kind of backup is asked for.
         survey: the look at the database (fields of blocks.postgres.snapshot.Survey as a mapping).
         known: earlier backups for the expected length, holders of the database, a silent ledger.
+        tools_trouble: why no client tools here can dump this server; None: they can.
     """
     database = survey["database"]
     version = divmod(int(database["server_version_num"]), 10000)
@@ -87,7 +90,7 @@ def plan_backup(stage: Stage, kind: Kind, survey: Mapping[str, Any], known: Reme
         excluded=tuple(_excluded(each) for each in survey["excluded"]),
         left_out=tuple(survey["left_out"]),
         warnings=tuple(_warnings(survey, kind, known.trouble)),
-        refusals=tuple(_refusals(survey, kind, known.holders, known.trouble)),
+        refusals=tuple(_refusals(survey, kind, known, tools_trouble)),
         expected_seconds=_expected(known.history),
     )
 
@@ -111,14 +114,16 @@ def _warnings(survey: Mapping[str, Any], kind: Kind, ledger_trouble: str | None)
     return lines
 
 
-def _refusals(survey: Mapping[str, Any], kind: Kind, holders: Sequence[str], ledger_trouble: str | None) -> list[str]:
-    lines = [f"the database is held: {line}" for line in holders]
+def _refusals(survey: Mapping[str, Any], kind: Kind, known: Remembered, tools_trouble: str | None) -> list[str]:
+    lines = [f"the database is held: {line}" for line in known.holders]
+    if tools_trouble:
+        lines.append(tools_trouble)
     if survey["missing_rights"]:
         rights = listed(tuple(survey["missing_rights"]))
         ways = "grant it that (pg_read_all_data gives select on all), or exclude the table in the stage's TOML"
         lines.append(f"the backup's role lacks {rights}: {ways}")
-    if ledger_trouble and kind in NEEDS_LEDGER:
-        lines.append(f"a {kind} backup needs the ledger: {ledger_trouble}")
+    if known.trouble and kind in NEEDS_LEDGER:
+        lines.append(f"a {kind} backup needs the ledger: {known.trouble}")
     return lines
 
 

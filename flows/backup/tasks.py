@@ -62,7 +62,7 @@ def look(server: PostgresServer, stage: Stage) -> Survey:
 def show_plan(world: World, kind: Kind) -> BackupPlan:
     """Look, and show the plan, with what the ledger knows; a silent ledger is part of it, not an error."""
     seen = look(world.database, world.stage)
-    plan = plan_backup(world.stage, kind, asdict(seen), _remembered(world))
+    plan = plan_backup(world.stage, kind, asdict(seen), _remembered(world), _tools_trouble(world.database, seen.major))
     people.report("backup-plan", plan.markdown, plan.sentence)
     return plan
 
@@ -177,6 +177,15 @@ def _remembered(world: World) -> Remembered:
         return Remembered(backups, [str(o) for o in world.ledger.open() if scope in o.scopes])
     except BlockError as silent:
         return Remembered(trouble=str(silent))
+
+
+def _tools_trouble(server: PostgresServer, major: int) -> str | None:
+    """Asked before any table is locked: a server newer than all client tools can't be dumped."""
+    try:
+        tools_for(major, server.address().bin_dir)
+    except (Missing, Refused) as lacking:
+        return str(lacking)
+    return None
 
 
 class Shown:

@@ -169,3 +169,26 @@ def test_a_snapshot_past_its_limit_ends_the_backup_and_says_what_to_do(stage: Sc
     failed = [each for each in stage.world.ledger.backups() if each.state == "failed"]
     assert ["snapshot_limit" in str(each.error) for each in failed] == [True]
     stage.world.ledger.forget(failed[0].id)
+
+
+def test_a_server_newer_than_the_tools_is_refused_by_the_plan_before_a_table_is_locked(
+    stage: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A migration holds the table: a backup that came as far as its lock would tell of that instead."""
+    caplog.set_level("INFO", logger="flows")
+    for name in ("pg_dump", "pg_restore", "psql"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) 15.1'\n")
+        (tmp_path / name).chmod(0o755)
+    sentence = f"server is 17, the newest pg_dump in {tmp_path} is 15: put the client tools of Postgres 17 on PATH"
+    stage.toml('lock_wait = "5s"', f'lock_wait = "1s"\ntools = "{tmp_path}"')
+    try:
+        backup("test", dry_run=True)
+        assert f"## Stands in the way\n\n- {sentence}" in caplog.text
+        with stage.database.connect(autocommit=False) as migration:
+            migration.execute("lock table public.users in access exclusive mode")
+            with pytest.raises(NotDone, match=f"^no backup of .* was begun: {sentence}"):
+                backup("test")
+    finally:
+        stage.toml()
+    (failed,) = [each for each in stage.world.ledger.backups() if each.state == "failed"]
+    stage.world.ledger.forget(failed.id)
