@@ -25,11 +25,15 @@ _KEY_OF_KEYS = "5e" * 32  # server-side encryption wants one; what it hides lies
 
 @dataclass(frozen=True)
 class Identity:
-    """Another key of the server and what it may do, in SeaweedFS's words: Read, Write, List, or `Read:bucket`."""
+    """Another key of the server and what it may do.
+
+    In SeaweedFS's words (Read, Write, List, or `Read:bucket`), or by an IAM policy's JSON, which parts put from delete.
+    """
 
     access_key: str
     secret_key: str = field(repr=False)
     actions: Sequence[str] = ()
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,14 @@ def _identities(folder: Path, identities: Sequence[Identity]) -> Path:
             "name": one.access_key,
             "credentials": [{"accessKey": one.access_key, "secretKey": one.secret_key}],
             "actions": list(one.actions),
+            "policyNames": [one.access_key] if one.policy else [],
         }
         for one in identities
     ]
+    policies = [{"name": one.access_key, "content": one.policy} for one in identities if one.policy]
     path = folder / "identities.json"
     path.touch(mode=0o600)
-    path.write_text(json.dumps({"identities": known}))
+    path.write_text(json.dumps({"identities": known, "policies": policies}))
     return path
 
 

@@ -13,7 +13,7 @@ from blocks.errors import BlockError, Garbled, Missing, Refused
 from blocks.keys import BackupKeys
 from blocks.postgres import databases
 from blocks.storage.block import BackupStore
-from blocks.storage.objects import Objects, Part, Unfinished
+from blocks.storage.objects import Objects, Part
 from blocks.stream import recipient_of
 from flows.catalogue.accusations import accused, not_as_stored
 from flows.catalogue.grades import Graded, graded
@@ -62,7 +62,6 @@ class Bucket:
 
     found: tuple[Found, ...]
     shelf: Shelf
-    unfinished: tuple[Unfinished, ...] = ()
     foreign: dict[str, int] = field(default_factory=dict[str, int])  # first folder: number of objects
 
     @property
@@ -91,7 +90,7 @@ def read_bucket(store: BackupStore, keys: BackupKeys, stage: Stage, committing: 
     reader = Reader(objects, keys, home, store.prefix)
     with ThreadPoolExecutor(READERS) as readers:
         found = tuple(readers.map(reader.found, shelf.backups.keys(), shelf.backups.values()))
-    return Bucket(found, shelf, tuple(objects.uploads(home.folder)))
+    return Bucket(found, shelf)
 
 
 @effect(name="read one backup")
@@ -225,21 +224,30 @@ def record_in_ledger(world: "World", bucket: Bucket) -> int:
 
 def strays_page(world: "World", bucket: Bucket) -> str:
     """What is no backup here: not believable, growing, orphaned, unfinished, foreign; databases left half restored."""
-    foreign: dict[str, int] = {}
-    rights = ""
-    try:
-        foreign = count_foreign(world.reading, world.stage)
-    except Refused as refused:  # a team may give rights to our prefix alone
-        rights = f"- what is foreign can't be counted with these rights: {refused}"
     lines = ["# What else is there"]
     lines += [f"- **not believable**: {each.id}: {each.trouble}" for each in bucket.unreadable]
     lines += [f"- without a manifest yet, perhaps being written: {name}" for name in bucket.shelf.growing]
     lines += [f"- without a manifest, swept by the next prune: {name}" for name in bucket.shelf.orphans]
-    lines += [f"- unfinished upload since {moment(each.started)}: {each.key}" for each in bucket.unfinished]
-    lines += [f"- foreign, never touched: {count(number, 'object')} in {name}" for name, number in foreign.items()]
-    lines += [rights] if rights else []
-    lines += _half_restored(world)
+    lines += [*_unfinished(world), *_foreign(world), *_half_restored(world)]
     return "\n".join(lines if len(lines) > 1 else [*lines, "Nothing."])
+
+
+def _unfinished(world: "World") -> list[str]:
+    """A line for each upload that nobody completed; who reads need not be let to list them."""
+    try:
+        uploads = list(world.reading.objects().uploads(home_of(world.stage).folder))
+    except Refused as refused:
+        return [f"- unfinished uploads can't be listed with these rights: {refused}"]
+    return [f"- unfinished upload since {moment(each.started)}: {each.key}" for each in uploads]
+
+
+def _foreign(world: "World") -> list[str]:
+    """A line for each folder that is not ours; a team may give rights to our prefix alone."""
+    try:
+        foreign = count_foreign(world.reading, world.stage)
+    except Refused as refused:
+        return [f"- what is foreign can't be counted with these rights: {refused}"]
+    return [f"- foreign, never touched: {count(number, 'object')} in {name}" for name, number in foreign.items()]
 
 
 def _half_restored(world: "World") -> list[str]:

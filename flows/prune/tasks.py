@@ -54,8 +54,9 @@ def look_for_prune(world: World, *, really: bool) -> PruneLook:
     in_bucket = {each.id for each in bucket.backups}
     grades = [each for each in graded_with_memory(world, bucket) if each.id in in_bucket or each.grade == "failed"]
     plan = retention.prune_plan(grades, stage.retention, now, around)
-    old = world.pruning.objects().now() - stage.retention.grace
-    uploads = (each for each in bucket.unfinished if home_of(stage).owner(each.key) not in committing)
+    objects, home = world.pruning.objects(), home_of(stage)
+    old = objects.now() - stage.retention.grace
+    uploads = (each for each in objects.uploads(home.folder) if home.owner(each.key) not in committing)
     return PruneLook(plan, bucket, tuple(each for each in uploads if each.started < old))
 
 
@@ -75,12 +76,13 @@ def carry_out_prune(world: World, look: PruneLook, *, really: bool) -> str:
             uploads=seen.halves,
         )
 
-    world.carry_out(
+    settled = world.carry_out(
         remove,
         plan_of(look),
         key=f"prune {people.run_key()}",
         look=lambda: plan_of(look_for_prune(world, really=really)),
     )
+    people.outcome(operation=settled.operation)
     kept = [each.id for each in look.plan.drops if Papers(each.id).read(world)]
     gone = count(len(look.plan.drops) - len(kept), "backup")
     stayed = f", {listed(kept)} stayed as it became needed" if kept else ""

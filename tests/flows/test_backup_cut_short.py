@@ -30,7 +30,7 @@ def test_a_backup_that_the_store_refuses_amid_an_upload_is_none_and_what_it_left
     assert sentence.endswith(f"/data/00000.public.noise.copy.zst.age: {WORDS}")
 
     seen, world = stage.bucket, stage.world
-    (upload,) = seen.unfinished
+    (upload,) = stage.objects.uploads()
     (folder,) = seen.shelf.growing
     assert not seen.found
     assert home_of(world.stage).owner(upload.key) == folder

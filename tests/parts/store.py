@@ -1,5 +1,6 @@
 """Fixtures of stores: a real S3 server for the whole session, and a place of its own for each test."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,46 @@ from deployments.local.objectstore import Identity, ObjectStore
 BUCKET = "backups"
 READER = Identity("reader", "reader-canary-secret", (f"Read:{BUCKET}", f"List:{BUCKET}"))
 WRITER = Identity("writer", "writer-canary-secret", (f"Write:{BUCKET}",))
+
+
+def policy(*allowed: tuple[str, str]) -> str:
+    """An IAM policy that allows each `Put Get` on each `*` or `*/manifest.json*`; no path: on the bucket itself."""
+    statements = [
+        {
+            "Effect": "Allow",
+            "Action": [f"s3:{action}" for action in actions.split()],
+            "Resource": f"arn:aws:s3:::{BUCKET}{path}",
+        }
+        for actions, path in allowed
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+# what docs/runbooks/keys.md asks for, and nothing more
+BACKER = Identity(
+    "backer",
+    "backer-canary-secret",
+    policy=policy(
+        ("PutObject AbortMultipartUpload", "/*"),
+        ("ListBucket ListBucketMultipartUploads", ""),
+        ("GetObject", "/*/manifest.json*"),
+    ),
+)
+PROVER = Identity(
+    "prover",
+    "prover-canary-secret",
+    policy=policy(("GetObject", "/*"), ("ListBucket", ""), ("PutObject", "/*/proof-*")),
+)
+PRUNER = Identity(
+    "pruner",
+    "pruner-canary-secret",
+    policy=policy(
+        ("GetObject", "/*/manifest.json*"),
+        ("GetObject", "/*/proof-*"),
+        ("ListBucket ListBucketMultipartUploads", ""),
+        ("DeleteObject AbortMultipartUpload", "/*"),
+    ),
+)
 # a table of about 25 MB that do not shrink: its upload has four parts
 NOISE = """create table public.noise as select i as id, sha512(i::text::bytea) || sha512((i + 0.1)::text::bytea)
     || sha512((i + 0.2)::text::bytea) || sha512((i + 0.3)::text::bytea) as b from generate_series(1, 100000) i"""
@@ -21,7 +62,7 @@ NOISE = """create table public.noise as select i as id, sha512(i::text::bytea) |
 @pytest.fixture(scope="session")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     store = ObjectStore(tmp_path_factory.mktemp("weed"))
-    store.start("test-key", "test-canary-secret", BUCKET, others=(READER, WRITER))
+    store.start("test-key", "test-canary-secret", BUCKET, others=(READER, WRITER, BACKER, PROVER, PRUNER))
     yield store
     store.stop()
 
