@@ -122,7 +122,7 @@ class Store(Section):
     prefix: Annotated[str, Field(pattern=r"^[^/\s][^\s]*[^/\s]$|^[^/\s]?$")] = "backups"
     region: str = ""
     sse: Literal["", "AES256", "aws:kms"] = ""
-    storage_class: str = ""  # empty: the store's own
+    storage_class: str = ""  # of objects from 128 KiB on; empty: the store's own
     frequent_storage_class: str = ""  # of backups that live two days only
     folder: str = ""
 

@@ -59,7 +59,7 @@ class BackupStore(Block):
     storage_class: str | None = Field(
         default=None,
         title="Storage class",
-        description="The S3 storage class of backups; none is the bucket's default.",
+        description="The S3 storage class of a backup's objects from 128 KiB on; none is the bucket's default.",
     )
     frequent_storage_class: str | None = Field(
         default=None,

@@ -72,6 +72,7 @@ class Objects(ABC):
     ) -> Stored:
         """Store data under key, whole or not at all; with only_if_absent a taken key is Refused.
 
+        Below 128 KiB the storage class is left to the store: cheaper ones bill an object as if it had that much.
         Refused may also be the second answer to a put whose first answer was lost: read it back and compare.
         """
 
@@ -85,7 +86,10 @@ class Objects(ABC):
         metadata: Mapping[str, str] = NO_METADATA,
         storage_class: str | None = None,
     ) -> "Upload":
-        """Store what is written, however long; it holds at most in_flight parts and the one being filled."""
+        """Store what is written, however long; it holds at most in_flight parts and the one being filled.
+
+        Metadata and storage class are as in `put`.
+        """
 
     @abstractmethod
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:

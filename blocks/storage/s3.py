@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 _DELETED_AT_ONCE = 1000
 _CONNECTIONS = 16
+_LEAST_BILLED_BYTES = 128 << 10  # of an object in the infrequent classes, https://aws.amazon.com/s3/pricing
 
 
 class S3Objects(Objects):
@@ -262,6 +263,9 @@ class _SentPart(Part):
 
 
 def _put(s3: "S3Client", named: Any, key: str, data: Any, kept: Mapping[str, Any]) -> Stored:
+    if len(data) < _LEAST_BILLED_BYTES:
+        kept = {name: value for name, value in kept.items() if name != "StorageClass"}
+
     def send(checksum: str) -> Any:
         with told(f"write {key}", "s3:PutObject"):
             return s3.put_object(**named, Body=data, ChecksumSHA256=checksum, **kept)

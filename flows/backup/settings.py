@@ -44,9 +44,10 @@ class SignedManifest(Setting):
     def write(self, world: "World", want: JsonValue) -> None:
         """Put the signature, then the manifest; one that is there already must be this one, and is signed as it is."""
         objects, signature = world.store.objects(), self.folder + signature_of(MANIFEST)
-        objects.put(signature, base64.b64decode(self.signature))
+        labels = Manifest.model_validate_json(self.text).labels
+        objects.put(signature, base64.b64decode(self.signature), metadata=labels)
         try:
-            objects.put(self.folder + MANIFEST, self.text.encode(), only_if_absent=True)
+            objects.put(self.folder + MANIFEST, self.text.encode(), only_if_absent=True, metadata=labels)
         except Refused as refused:  # for what is there already, or for want of a right
             try:
                 there = objects.get(self.folder + MANIFEST)
@@ -54,7 +55,7 @@ class SignedManifest(Setting):
                 raise refused from None
             if fingerprint(there) != want:
                 raise
-            objects.put(signature, world.keys.sign(there))
+            objects.put(signature, world.keys.sign(there), metadata=labels)
 
 
 def fingerprint(manifest: bytes) -> str:

@@ -24,7 +24,7 @@ from flows.backup.policy import wants_proof
 from flows.backup.report import report_page
 from flows.backup.steps import CommitPlan, commit, stamp
 from flows.catalogue.layout import home_of
-from flows.catalogue.manifest import Manifest
+from flows.catalogue.manifest import Manifest, labels
 from flows.catalogue.record import record_of
 from flows.effect import NotDone, ask_for, effect
 from flows.ledger import Fenced, carry_out_alone
@@ -102,7 +102,7 @@ def take(server: PostgresServer, store: BackupStore, keys: BackupKeys, stage: St
             tools=tools,
             level=stage.backup.level,
             workers=stage.backup.workers,
-            metadata={"backup-id": backup, "backup-date": held.snapshot.time.isoformat(), "service": plan.service},
+            metadata=labels(backup, held.snapshot.time, plan.service),
             storage_class=store.class_of(frequent=plan.kind == "frequent"),
             lock_wait_s=rules.lock_wait.total_seconds(),
             progress=Shown(people.Progress("backup-progress", f"Progress of {backup}")),

@@ -6,6 +6,7 @@ It is clear text: names of tables, counts and names of settings, never a value.
 """
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError
@@ -35,6 +36,11 @@ PROOF_FORMAT = "shipkeeper-proof/1"
 
 class ManifestError(Exception):
     """A manifest or a proof's paper can't be believed; one sentence says which and why."""
+
+
+def labels(backup: str, at: datetime, service: str) -> dict[str, str]:
+    """The metadata of every object of a backup: for people's eyes, nothing trusts them."""
+    return {"backup-id": backup, "backup-date": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", "service": service}
 
 
 class _Signed(Paper):
@@ -77,6 +83,11 @@ class Manifest(_Signed):
     left_out: tuple[str, ...]
     totals: Totals
     restore: tuple[str, ...]  # the commands by hand
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What each of its objects is labelled with in the store."""
+        return labels(self.id, self.snapshot.time, self.service)
 
     @classmethod
     def parse(cls, data: bytes, *, prefix: str) -> Self:

@@ -81,13 +81,14 @@ def keep(world: World, found: Found, paper: ProofPaper) -> ProofPaper:
     The paper goes first, as its condition says whose the name is; until it is signed nobody believes it.
     """
     objects, text, key = world.reading.objects(), paper.text(), f"{found.folder}{paper.id}.json"
+    labels = found.believed.labels
     try:
-        objects.put(key, text, only_if_absent=True)
+        objects.put(key, text, only_if_absent=True, metadata=labels)
     except Refused:
         if objects.get(key) != text:  # another's, and not ours whose answer was lost
             later = paper.finished + timedelta(seconds=1)
             return keep.fn(world, found, paper.model_copy(update={"id": proof_id(later), "finished": later}))
-    objects.put(signature_of(key), world.proof_keys.sign(text))
+    objects.put(signature_of(key), world.proof_keys.sign(text), metadata=labels)
     world.remember(paper.record())
     return paper
 
