@@ -45,7 +45,7 @@ def run_flow(name: str, stage: str, parameters: Mapping[str, Any], glass: BreakG
     """Run one flow here; 0 only on success. The plan goes to standard error.
 
     The last line is the sentence, or with as_json one JSON object, with the ids of the backups that it names and what
-    the flow told of its outcome: of a restore the new database and its operation in the ledger.
+    the flow told of its outcome: its operation in the ledger, of a restore the new database too.
     """
     signal.signal(signal.SIGTERM, _told_to_end)
     people.to_terminal()

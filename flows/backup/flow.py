@@ -1,5 +1,6 @@
 """backup: take one, encrypted and signed, and ask for its proof by policy."""
 
+from flows import people
 from flows.backup import tasks
 from flows.effect import procedure, run_name
 from flows.records import Kind
@@ -23,4 +24,5 @@ def backup(stage: str, kind: Kind = "on-demand", dry_run: bool = False) -> str:
         tasks.insist(plan, world.keys)
         taken = tasks.take(world.database, world.store, world.keys, world.stage, plan)
         kept = tasks.keep(world, taken)
+    people.outcome(operation=kept.operation)
     return tasks.report(world, plan, taken, kept, tasks.ask_for_proof(world, kept))

@@ -29,6 +29,7 @@ class BackupPlan(Plan):
     warnings: tuple[str, ...]
     refusals: tuple[str, ...]
     expected_seconds: float | None
+    proof: str  # the policy for this kind
 
     @property
     def sentence(self) -> str:
@@ -38,13 +39,20 @@ class BackupPlan(Plan):
         return f"{self.kind} backup of {self.database}: {what}{length}"
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """What will be done, in order; the id that names the commit is known once the snapshot is taken."""
+        store = (f"dump {self.database}", "commit its signed manifest")
+        return store if self.proof == "never" else (*store, f"ask for its proof, by the policy: {self.proof}")
+
+    @property
     def markdown(self) -> str:
         """The plan as a page; its sentence is shown above it."""
         what = f"{count(self.tables, 'table')}, {size(self.size_bytes)} on {self.server}"
         length = duration(self.expected_seconds) if self.expected_seconds else "not known before the first one"
         facts = [("database", self.database), ("kind", self.kind), ("it holds", what), ("takes about", length)]
         table = [f"| {name} | {value} |" for name, value in facts]
-        rows = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table])]
+        steps = [f"{number}. {step}" for number, step in enumerate(self.steps, 1)]
+        rows = ["# Plan", "\n".join(["| what | |", "| --- | --- |", *table]), "## Steps", "\n".join(steps)]
         for title, lines in (
             ("Stands in the way", self.refusals),
             ("Worth knowing", self.warnings),
@@ -92,6 +100,7 @@ def plan_backup(
         warnings=tuple(_warnings(survey, kind, known.trouble)),
         refusals=tuple(_refusals(survey, kind, known, tools_trouble)),
         expected_seconds=_expected(known.history),
+        proof=stage.backup.policy(kind),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from blocks.errors import Unreachable
 from blocks.postgres.address import Address
+from flows import people
 from flows.bake.flow import bake
 from flows.bake.tasks import replay
 from flows.deploy.flow import deploy, history
@@ -218,6 +219,8 @@ def test_without_the_backup_before_it_nothing_is_deployed(lab: Rollout, monkeypa
 
 def test_a_migration_that_fails_ends_its_deploy_and_blocks_no_other(lab: Rollout) -> None:
     before, file = lab.serves(), "migrations/0002_made.sql"
+    lab.also("proven_backup = false", "proven_backup = true")
+    people.take_outcome()
     lab.repository.release("feat: a table, misspelt", {}, {file: "create tabel public.made (id bigint);\n"})
     with pytest.raises(NotDone, match=r"the migrations failed with exit code 1: .*syntax error"):
         deploy("test")
@@ -227,6 +230,8 @@ def test_a_migration_that_fails_ends_its_deploy_and_blocks_no_other(lab: Rollout
     assert "KEPT" in deploy("test")
     assert lab.serves() == head
     assert lab.newest.release.schema_after != lab.newest.release.schema_before
+    assert "before-deploy" in {each.kind for each in lab.world.ledger.backups()}
+    assert people.take_outcome() == {}  # the backup's operation is not given out as the deploy's
 
 
 def test_a_dry_run_runs_no_command_and_changes_nothing(lab: Rollout, caplog: pytest.LogCaptureFixture) -> None:

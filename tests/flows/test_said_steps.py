@@ -1,11 +1,13 @@
 """Break glass prints the plan's steps, and each step when it runs: nobody at the terminal wonders what goes on."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,21 @@ ROOT = Path(__file__).parents[2]
 DAY = timedelta(days=1)
 
 
-def said(*words: str) -> str:
-    """What `python -m deployments run` tells on standard error."""
-    command = [sys.executable, "-m", "deployments", "run", *words, "--stage", "test"]
+def said(*words: str) -> tuple[str, dict[str, Any]]:
+    """What `python -m deployments run` tells on standard error, and the JSON object of its outcome."""
+    command = [sys.executable, "-m", "deployments", "run", *words, "--stage", "test", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return done.stderr, json.loads(done.stdout)
+
+
+def operation(stage: Scene, kind: str) -> int:
+    """The last operation of a kind."""
+    return next(each.id for each in stage.world.ledger.history(20) if each.kind == kind)
+
+
+def planned_steps(told: str) -> list[str]:
+    return re.findall(r"^\d\. (.*)$", told, re.MULTILINE)
 
 
 def run_steps(told: str) -> list[str]:
@@ -35,6 +46,18 @@ def source(stage: Scene) -> str:
     return stage.bucket.backups[0].id
 
 
+def test_a_backup_names_its_steps_in_the_plan_and_its_operation_at_the_end(stage: Scene) -> None:
+    told, outcome = said("backup", "--param", "kind=weekly")
+
+    assert planned_steps(told) == [
+        f"dump {stage.database.database}",
+        "commit its signed manifest",
+        "ask for its proof, by the policy: every",
+    ]
+    assert run_steps(told) == [f"commit {taken}" for taken in outcome["backups"][:1]]
+    assert outcome["operation"] == operation(stage, "commit backup")
+
+
 def test_a_prune_names_its_steps_in_the_plan_and_as_they_run(stage: Scene, source: str) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     stage.again(source, now - 400 * DAY, verdict="proven")
@@ -43,20 +66,22 @@ def test_a_prune_names_its_steps_in_the_plan_and_as_they_run(stage: Scene, sourc
         stage.again(source, now - timedelta(minutes=minutes), kind="on-demand")
     catalogue("test", rebuild=True)
 
-    told = said("prune")
+    told, outcome = said("prune")
 
     (row,) = [each for each in told.split("\n\n") if each.startswith(f"{old}\n")]
     assert f"\n  steps: hide {old}, delete {old}\n" in f"{row}\n"
     assert told.count("  steps: hide ") == 1
     assert run_steps(told) == [f"hide {old}", f"delete {old}"]
+    assert outcome["operation"] == operation(stage, "prune")
 
 
 def test_a_restore_and_its_swap_name_their_steps_in_the_plan_and_as_they_run(stage: Scene, source: str) -> None:
     name = stage.database.database
-    told = said("restore", "--param", f"which={source}", "--param", f"swap={name}", "--yes", "anna")
+    told, outcome = said("restore", "--param", f"which={source}", "--param", f"swap={name}", "--yes", "anna")
 
-    planned, ran = re.findall(r"^\d\. (.*)$", told, re.MULTILINE), run_steps(told)
+    planned, ran = planned_steps(told), run_steps(told)
     assert [step.split()[0] for step in ran] == ["create", "mark", "rename", "close"]
     assert [step for step in planned if step in ran] == ran
     assert f"load and compare {source}" in planned
     assert f"ask who approves that {name} is swapped out" in planned
+    assert outcome["operation"] == operation(stage, "restore")
