@@ -1,7 +1,7 @@
 """Decides which rungs of the verify ladder are due: 0 daily for all, 1 and 2 once for a new one and then monthly.
 
 0 signature, place, sizes and checksums in the store. 1 every byte read: decrypts, decompresses, is what was stored.
-2 the archive's list is readable, rows and hash of every table are the manifest's. Storage rots, so good news gets old.
+2 the archive lists every table, rows and hash of every table are the manifest's. Storage rots, so good news gets old.
 """
 
 from collections.abc import Sequence

@@ -17,8 +17,9 @@ from flows.catalogue.manifest import Manifest
 from flows.catalogue.tasks import Bucket, Found, look_at_objects, opened_by
 from flows.effect import NotDone, effect
 from flows.records import Check
+from flows.verify.archive import lacking_tables
 from flows.verify.ladder import READ_ALL, Due, due
-from flows.words import count, size
+from flows.words import count, listed, size
 from flows.world import World
 
 BY_AGE = "by-age"
@@ -86,7 +87,7 @@ def check_row(check: Check) -> dict[str, str]:
 
 @effect(name="read whole", task_run_name="read {found.id} whole")
 def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tools: Tools) -> int:
-    """Rungs 1 and 2: every byte decrypts and decompresses, rows and hashes agree, the archive's list reads.
+    """Rungs 1 and 2: every byte decrypts and decompresses, rows and hashes agree, the archive lists every table.
 
     Returns the stored bytes that were read.
     """
@@ -94,7 +95,8 @@ def read_whole(store: BackupStore, found: Found, identities: Sequence[str], tool
     for each in manifest.objects:
         source = objects.read(found.folder + each.key)
         if each.role == "schema":
-            _list_archive(source, identities, each.sha256, tools)
+            if lacks := lacking_tables(_list_of(source, identities, each.sha256, tools), manifest):
+                raise Garbled(f"{each.key} lacks {count(len(lacks), 'table')} of the manifest: {listed(lacks)}")
             continue
         facts = unpack(source, lambda _: None, identities, sha256=each.sha256)
         if each.role == "data" and (facts.rows, facts.xxh3_128) != (each.rows, each.xxh3_128):
@@ -126,10 +128,12 @@ def _climbed(world: World, found: Found, means: Means | None) -> str:
     return f"{size(read)} read, decrypted and counted: all rows and hashes agree"
 
 
-def _list_archive(source: Iterator[bytes], identities: Sequence[str], sha256: str, tools: Tools) -> None:
+def _list_of(source: Iterator[bytes], identities: Sequence[str], sha256: str, tools: Tools) -> str:
     command, pipe = [tools.path("pg_restore"), "-l"], subprocess.PIPE
     with tempfile.TemporaryFile() as said:
         with subprocess.Popen(command, stdin=pipe, stdout=said, stderr=said) as process:
             unpack(source, process.stdin.write if process.stdin else lambda _: None, identities, sha256=sha256)
         if process.returncode:
             raise Garbled(f"pg_restore {tools.major} can't read the list of the schema's archive")
+        said.seek(0)
+        return said.read().decode(errors="replace")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows.backup.flow import backup
+from flows.catalogue.contents import Totals
 from flows.catalogue.flow import catalogue
 from flows.catalogue.layout import MANIFEST
 from flows.effect import NotDone
@@ -157,3 +158,40 @@ def test_one_backup_that_this_host_cannot_open_does_not_keep_verify_from_the_oth
     checks = stage.world.ledger.checks
     assert [(check.rung, check.ok) for check in checks(strange)] == [(0, True)]
     assert [(check.rung, check.ok) for check in checks(fresh)] == [(2, True)]
+
+
+STRANGE = (
+    'create schema "odd one"',
+    'create table "odd one"."사용자 and\nso on" (id int)',
+    "create table public.parted (id int) partition by range (id)",
+    "create table public.part partition of public.parted for values from (0) to (9)",
+)
+
+
+def test_an_archive_that_lists_too_few_tables_is_found_by_verify(stage: Scene, taken: str) -> None:
+    """A good signature over it: as if the dump itself had left them out."""
+    with stage.database.connect() as connection:
+        for command in STRANGE:
+            connection.execute(command.encode())
+    try:
+        fuller = stage.one(backup("test").partition(":")[0])
+    finally:
+        with stage.database.connect() as connection:
+            connection.execute('drop schema "odd one" cascade; drop table public.parted')
+    poorer = stage.one(taken)
+    assert fuller
+    assert poorer
+    assert verify("test", fuller.id) == "1 backup verified, all are what was stored"
+
+    there, here = ({each.role: each for each in found.believed.objects} for found in (fuller, poorer))
+    key = there["schema"].key
+    stage.objects.put(fuller.folder + key, stage.objects.get(poorer.folder + key))
+    objects = tuple(here["schema"] if each.role == "schema" else each for each in fuller.believed.objects)
+    totals = Totals.of(fuller.believed.tables, objects)
+    stage.sign_anew(fuller.believed.model_copy(update={"objects": objects, "totals": totals}), fuller.folder)
+    try:
+        with pytest.raises(NotDone) as found:
+            verify("test", fuller.id)
+        assert f"{key} lacks 2 tables of the manifest: odd one.사용자 and so on, public.part" in str(found.value)
+    finally:
+        stage.objects.delete([entry.key for entry in stage.objects.list(fuller.folder)])
