@@ -125,41 +125,6 @@ def test_a_run_that_fell_silent_is_marked_crashed_and_nobody_elses() -> None:
     assert listen("silent", own, heard, {holding})[1] == []
 
 
-class Deaf(Wire):
-    """A way to a Prefect server that breaks off whenever progress is to be shown."""
-
-    broken = 0
-
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if data.startswith(b"PATCH /api/artifacts/"):
-                    self.broken += 1
-                    break
-                sink.sendall(data)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
-def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
-    stage: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    port = urlsplit(str(PREFECT_API_URL.value())).port
-    assert port
-    with closing(Deaf(Address("127.0.0.1", port, "", "", "", "disable"))) as wire:
-        url = f"http://127.0.0.1:{wire.address.port}/api"
-        way: dict[Any, Any] = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}
-        with temporary_settings(way):
-            state = backup("test", "daily", return_state=True)
-        assert wire.broken >= 1
-    assert state.is_completed(), state.message
-    assert caplog.text.count("the progress is not shown (") == 1
-    (made,) = stage.bucket.backups
-    assert made.id in str(state.message)
-    assert not stage.half(made.id)
-
-
 def oid_of(stage: Scene, name: str) -> int:
     with stage.database.at("postgres").connect() as connection:
         row = connection.execute("select oid from pg_database where datname = %s", [name]).fetchone()
@@ -220,3 +185,39 @@ def test_a_swap_whose_approval_is_of_another_database_or_plan_fails_and_touches_
     assert (ended.is_failed(), ended.message) == (True, sentence.format(live=live))
     assert oid_of(stage, live) == before
     assert "swap" not in {each.kind for each in stage.world.ledger.history(500)}
+
+
+class Deaf(Wire):
+    """A way to a Prefect server that breaks off whenever progress is to be shown."""
+
+    broken = 0
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if data.startswith(b"PATCH /api/artifacts/"):
+                    self.broken += 1
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
+    stage: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {each.id for each in stage.bucket.backups}
+    port = urlsplit(str(PREFECT_API_URL.value())).port
+    assert port
+    with closing(Deaf(Address("127.0.0.1", port, "", "", "", "disable"))) as wire:
+        url = f"http://127.0.0.1:{wire.address.port}/api"
+        way: dict[Any, Any] = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}
+        with temporary_settings(way):
+            state = backup("test", "daily", return_state=True)
+        assert wire.broken >= 1
+    assert state.is_completed(), state.message
+    assert caplog.text.count("the progress is not shown (") == 1
+    (made,) = [each for each in stage.bucket.backups if each.id not in before]
+    assert made.id in str(state.message)
+    assert not stage.half(made.id)
