@@ -23,6 +23,7 @@ from flows.backup.plan import Remembered, plan_backup
 from flows.backup.tasks import look
 from flows.effect import NotDone, stage_named
 from flows.parts import PUBLIC_KEYS, WantedBlock, wanted_blocks
+from flows.prove.judge import other_major
 from flows.redact import hide
 from flows.stage import Stage
 from flows.words import count, size
@@ -63,6 +64,7 @@ def findings(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
             yield from _in_the_place_of_others(each, wanted, told.sentence)
         if each.block is PostgresServer and each.name == stage.name and told.verdict == "ok":
             yield from _database(stage, environ)
+    yield from _scratch(stage, environ)
     yield from _ledger(stage, environ)
     yield from _keys(stage, environ)
     yield from _one_worker(environ)
@@ -124,7 +126,7 @@ def _database(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
     """What a backup's own look and plan refuse and warn of, by the stage's rules; and what a restore would lack."""
     try:
         server = World(stage, environ).database
-        plan = plan_backup(stage, "on-demand", asdict(look.fn(server, stage)), Remembered())
+        plan = plan_backup(stage, "on-demand", asdict(look.fn(server, stage)), Remembered(), tools_trouble=None)
         can_create = databases.facts(server.address()).can_create
     except UNUSABLE as error:
         yield Finding("problem", str(error))
@@ -136,6 +138,19 @@ def _database(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("ok", f"a backup would take {taken}, and nothing stands in its way")
     if not can_create:
         yield Finding("note", "the database's role may not create databases: to restore here, grant it CREATEDB")
+
+
+def _scratch(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether a scratch server that was given can prove what is dumped here."""
+    try:
+        world = World(stage, environ)
+        if world.scratch is None:
+            return
+        dumped, found = (databases.facts(each.address()).version_num for each in (world.database, world.scratch))
+    except UNUSABLE:
+        return  # told where its block is made
+    if other := other_major(dumped, found):
+        yield Finding("problem", f"SCRATCH_URL: nothing can be proven there, it lacks {', '.join(other.lacks)}")
 
 
 def _ledger(stage: Stage, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import pytest
 from blocks.errors import Refused
 from blocks.keys import RestoreKey, new_keys
 from blocks.postgres.address import Address
+from blocks.postgres.cluster import Cluster
 from blocks.storage.objects import S3Place
 from deployments.__main__ import main, parser
 from deployments.check import Finding, findings
@@ -151,6 +152,14 @@ def test_the_tools_must_fit_the_database_and_not_the_ledger(
     assert not [each for each in problems if "local-ledger" in each]
     (ledger,) = [each for each in told(old, environ, "ok") if "local-ledger" in each]
     assert re.search(r"answers as \w+ without TLS: Postgres 17\.\d+\.$", ledger)
+
+
+def test_a_scratch_server_of_another_major_is_a_problem(
+    stage: Stage, environ: dict[str, str], postgres15: Cluster
+) -> None:
+    environ["SCRATCH_URL"] = url_of(postgres15.address())
+    (problem,) = told(stage, environ, "problem")
+    assert problem.endswith("the backup is of Postgres 17, the scratch server is 15")
 
 
 def test_a_store_is_asked_for_its_own_part_only(environ: dict[str, str], place: S3Place) -> None:

@@ -1,5 +1,6 @@
 """Under a real Prefect server: another stage's worker is refused, a server away stops no backup, the dead are told."""
 
+import re
 import socket
 import time
 from collections.abc import Generator
@@ -29,6 +30,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
+from blocks.postgres.server import PostgresServer
 from deployments.local.objectstore import ObjectStore
 from flows.backup.flow import backup
 from flows.effect import without_prefect
@@ -77,6 +79,12 @@ def test_a_worker_of_another_stage_is_refused_before_anything(stage: Scene) -> N
     )
     assert len(stage.world.ledger.history(500)) == before
     assert "reconcile has never run" in str(run_on("test", status).message)  # its own pool: it is looked at
+
+
+def test_the_example_in_the_documentation_of_a_block_runs(stage: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    example = re.sub(r"```(python)?", "", PostgresServer.get_code_example() or "")
+    exec(example.replace("BLOCK_NAME", stage.world.stage.name), {})  # noqa: S102 - that it runs is the test
+    assert "dumped with pg_dump 17" in capsys.readouterr().out
 
 
 def running(pool: str, deployment: UUID) -> UUID:
