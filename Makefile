@@ -39,8 +39,8 @@ test-e2e: $(READY) ## the whole local stage, with server and worker; things are 
 	@$(PYTEST) -n 2 $(SIDE_BY_SIDE) $(E2E) $(ARGS)
 
 bench: $(READY) ## times and memory against pg_dump and the original pipeline
-	@$(RUN) -m tests.bench $(ARGS)
-	@SLOW_RELEASE=1 $(PYTEST) tests/e2e/test_releases_live.py -k slow_one -q
+	@$(RUN) -m tests.bench $(ARGS); status=$$?; \
+		SLOW_RELEASE=1 $(PYTEST) tests/e2e/test_releases_live.py -k slow_one -q && exit $$status
 
 lint: $(READY) ## ruff and pyright
 	@.venv/bin/ruff check .

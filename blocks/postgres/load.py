@@ -175,7 +175,7 @@ def load(  # noqa: PLR0913 - options by keyword, each with a default
         if stage.reached < STEPS.index("tables made"):
             with clock.step("tables"):
                 stage.reach("begun")
-                crew.run([_section("pre-data", schema, 1, keep)], watching)
+                crew.run([_section("pre-data", schema, 1, keep), Job("open_store", {})], watching)
                 stage.reach("tables made")
         with clock.step("rows"):
             results = crew.run([*_blob_jobs(contents), *_data_jobs("load_table", data)], watching)
