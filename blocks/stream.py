@@ -259,7 +259,7 @@ class _Reader:
 
 
 class _Gatherer:
-    """Gathers the small writes of age and zstd into pieces of 1 MiB, and keeps what the taker raises."""
+    """Gathers the small writes of age into pieces of 1 MiB, and keeps what the taker raises."""
 
     def __init__(self, take: Callable[[bytes], object]) -> None:
         self._take = take

@@ -20,7 +20,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
@@ -31,7 +32,7 @@ from rich.cells import cell_len, set_cell_size
 
 from blocks.errors import BlockError
 from blocks.slack import Message, Notice, SlackChannel, announce
-from flows.approval import approves, seal_of
+from flows.approval import approves, short
 from flows.effect import NotDone, break_glass, plain
 from flows.redact import hide, hide_all
 
@@ -191,7 +192,7 @@ def approve(question: str, *, database: str, digest: str) -> str:
             raise NotDone("the swap was not approved: look at the plan, then say who approves it with --yes NAME")
         return glass.yes
     # Filled in by the form alone. As a field's default, an answer without it would be given that of a later plan.
-    filled_in: Any = {"default": seal_of(digest)}
+    filled_in: Any = {"default": short(digest)}
     shown: Any = Field(title="Plan", description=LEAVE_IT, json_schema_extra=filled_in)
     form: Any = Approval.with_initial_data(description=hide(question), plan=shown)
     answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
@@ -199,6 +200,14 @@ def approve(question: str, *, database: str, digest: str) -> str:
     if not verdict.go:
         raise NotDone(verdict.reason)
     return answer.approved_by
+
+
+def plan_in_form(client: SyncPrefectClient, run: FlowRun) -> str:
+    """What stands under `plan` in the form of a run that waits for its approval, for who answers it without the UI."""
+    keyset = (run.state and run.state.state_details.run_input_keyset) or {}
+    way = {"id": run.id, "key": keyset["schema"]}
+    form = client.request("GET", "/flow_runs/{id}/input/{key}", path_params=way).json()
+    return str(form["properties"]["plan"]["default"])
 
 
 def to_terminal() -> None:

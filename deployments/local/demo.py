@@ -46,6 +46,7 @@ from flows.catalogue.layout import home_of
 from flows.catalogue.manifest import Manifest
 from flows.catalogue.tasks import read_one
 from flows.effect import NotDone
+from flows.people import plan_in_form
 from flows.records import Backup, Proof
 from flows.stage import Stage
 from flows.words import count, duration, size
@@ -202,7 +203,7 @@ def _watch(show: Show, run_id: UUID, name: str, answer: Mapping[str, Any] | None
                     raise NotDone(f"{run.name}: {run.state.name}: {run.state.message}")
                 return run
             if answer and run.state and run.state.is_paused():
-                resume_flow_run(run_id, run_input=dict(answer))
+                resume_flow_run(run_id, run_input={**answer, "plan": plan_in_form(client, run)})
                 answer = None
             _show_progress(bar, task, client, run)
             time.sleep(LOOK_SECONDS)  # the server pushes no progress to a terminal: it is asked

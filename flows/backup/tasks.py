@@ -242,7 +242,7 @@ def _manifest(  # noqa: PLR0913 - all that a manifest is made of, called once
             "shipkeeper": SHIPKEEPER,
             "pg_dump": version_of(tools.bin / "pg_dump") or str(tools.major),
             "age": f"pyrage {version('pyrage')}",
-            "zstd": f"level {stage.backup.level}, {'.'.join(map(str, ZSTD_VERSION))}",
+            "zstd": f"level {stage.backup.level}, {ZSTD_VERSION}",
         },
         "recipients": tuple(keys.recipients),
         "signing_key": keys.signing_key_id,

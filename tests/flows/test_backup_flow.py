@@ -73,6 +73,9 @@ def test_two_at_once_are_two_good_backups(stage: Scene) -> None:
     assert len([text for text in said if "500 rows of 1 table" in text]) == 2
     assert complete(stage) == listed(stage)
     assert not stage.world.ledger.open()
+    for found in stage.bucket.found:
+        assert re.fullmatch(r"level 2, 1\.\d+\.\d+", found.believed.tools["zstd"])
+        assert re.fullmatch(r"pyrage 1\.\d+\.\d+", found.believed.tools["age"])
 
 
 def test_bad_input_is_one_sentence_and_nothing_is_stored(stage: Scene, caplog: pytest.LogCaptureFixture) -> None:
