@@ -13,19 +13,14 @@ _ENTRY = re.compile(r"^\d+; \d+ \d+ TABLE (.+)$", re.MULTILINE)
 def lacking_tables(listed: str, manifest: Manifest) -> list[str]:
     """The manifest's tables that `pg_restore -l` does not list.
 
-    A configuration table comes with its extension. The list is in the database's own encoding: in another than UTF8
-    names beyond ASCII are not compared.
+    A configuration table comes with its extension. The list is in UTF-8 whatever the database's encoding is: the dump
+    runs with PGCLIENTENCODING=UTF8, and fails on a name that is none (only SQL_ASCII holds such).
     """
     entries = (entry.split(" ") for entry in _ENTRY.findall(listed))
     # Schema, name and owner stand side by side, and each may hold spaces: every beginning may be the whole name.
     known = {" ".join(words[:end]) for words in entries for end in range(2, len(words))}
     own = ((_in_one_line(each.schema_), _in_one_line(each.name)) for each in manifest.tables if each.condition is None)
-    utf8 = manifest.database.encoding == "UTF8"
-    return [
-        f"{schema}.{name}"
-        for schema, name in own
-        if f"{schema} {name}" not in known and (utf8 or f"{schema}{name}".isascii())
-    ]
+    return [f"{schema}.{name}" for schema, name in own if f"{schema} {name}" not in known]
 
 
 def _in_one_line(name: str) -> str:

@@ -210,6 +210,20 @@ def test_the_archive_of_large_objects_holds_nothing_else(database: Address, tmp_
     assert contents.large_objects.count == 1
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_the_schemas_archive_names_its_tables_in_utf8(database: Address, encoding: str, tmp_path: Path) -> None:
+    other = database.at(f"{database.database}_other")
+    run(database, f"create database {other.database} template template0 encoding '{encoding}' locale 'C'")
+    try:
+        run(other, 'create table "caf\u00e9" (t text)')
+        taken(other, folder(tmp_path))
+    finally:
+        run(database, f"drop database {other.database} with (force)")
+    archive = opened(folder(tmp_path), "schema.pgc.zst.age")
+    listed = subprocess.run([client(database).path("pg_restore"), "-l"], input=archive, capture_output=True, check=True)
+    assert " TABLE public caf\u00e9 " in listed.stdout.decode()
+
+
 def test_progress_and_facts_add_up(database: Address, tmp_path: Path) -> None:
     run(database, BIG.format(MANY), "create table small (a integer)")
     seen: list[Progress] = []

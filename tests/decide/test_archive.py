@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from flows.verify.archive import lacking_tables
 from tests.decide.builders import manifest, read
 
@@ -39,9 +41,9 @@ def test_a_configuration_table_comes_with_its_extension() -> None:
     assert lacks(LIST, "settings", condition="") == []
 
 
-def test_in_another_encoding_only_plain_names_are_compared() -> None:
+@pytest.mark.parametrize("encoding", ["EUC_KR", "SQL_ASCII"])
+def test_names_beyond_ascii_are_compared_whatever_the_encoding_of_the_database(encoding: str) -> None:
     whole = manifest()
-    whole["database"]["encoding"] = "EUC_KR"
-    assert lacking_tables("", read(whole)) == []
-    whole["tables"][0]["name"] = "users"
-    assert lacking_tables("", read(whole)) == ["public.users"]
+    whole["database"]["encoding"] = encoding
+    assert lacking_tables(LIST, read(whole)) == []
+    assert lacking_tables("", read(whole)) == ["public.비디오"]
