@@ -97,7 +97,7 @@ class World:
         """The same for what only reads: break glass wants no recipients then, and no keys of proofs either."""
         keys = self._pinned(self._block(BackupKeys))
         if not keys.proof_verifying_keys:
-            LOG.warning("PROOF_VERIFYING_KEYS is not set: no proof is believed, no backup counts as proven")
+            LOG.warning("PROOF_VERIFYING_KEYS is not set: no backup counts as proven, and none as disproven")
         return keys
 
     @cached_property

@@ -2,7 +2,7 @@
 
 The newest proof that says proven or disproven rules. A proof that could not tell (`unproven`: the scratch lacks
 something) rules nothing, and a proof of another manifest than the backup's counts for nothing. The caller hands over
-only proofs whose signature was verified.
+only proofs whose signature was verified, and says where it could verify none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,10 +36,18 @@ class Graded:
 
 
 def graded(
-    backup: Backup, proofs: Iterable[Proof], *, held: bool = False, locked_until: datetime | None = None
+    backup: Backup,
+    proofs: Iterable[Proof],
+    *,
+    unverifiable: bool = False,
+    held: bool = False,
+    locked_until: datetime | None = None,
 ) -> Graded:
-    """The backup with its grade; `proofs` may hold those of other backups too."""
-    grade, reason, judged_at = _judge(backup, [proof for proof in proofs if _is_of(proof, backup)])
+    """The backup with its grade; `proofs` may hold those of other backups too.
+
+    `unverifiable`: a proof lies beside it, and no key here verifies proofs; it may say disproven.
+    """
+    grade, reason, judged_at = _judge(backup, [proof for proof in proofs if _is_of(proof, backup)], unverifiable)
     return Graded(
         id=backup.id,
         at=backup.at,
@@ -64,7 +72,7 @@ def _is_of(proof: Proof, backup: Backup) -> bool:
     return proof.backup == backup.id and proof.manifest_sha256 == backup.manifest_sha256
 
 
-def _judge(backup: Backup, proofs: Sequence[Proof]) -> tuple[Grade, str, datetime | None]:
+def _judge(backup: Backup, proofs: Sequence[Proof], unverifiable: bool) -> tuple[Grade, str, datetime | None]:
     if backup.state == "failed":
         return "failed", f"failed: {backup.error}", backup.finished or backup.started
     newest_first = sorted(proofs, key=lambda proof: proof.at, reverse=True)
@@ -73,12 +81,19 @@ def _judge(backup: Backup, proofs: Sequence[Proof]) -> tuple[Grade, str, datetim
             return "proven", _proven(proof), None
         if proof.verdict == "disproven":
             return "disproven", _disproven(proof), proof.at
+    grade, reason = _not_ruled(backup, newest_first, unverifiable)
+    return grade, reason, None
+
+
+def _not_ruled(backup: Backup, newest_first: Sequence[Proof], unverifiable: bool) -> tuple[Grade, str]:
+    if unverifiable:
+        return "unproven", "unproven: its proof can't be verified here, as PROOF_VERIFYING_KEYS is not set"
     asked = backup.proof_asked_at
-    if asked and not any(proof.at >= asked for proof in proofs):
-        return "pending", f"a proof was asked for at {_moment(asked)} and is not through", None
+    if asked and not any(proof.at >= asked for proof in newest_first):
+        return "pending", f"a proof was asked for at {_moment(asked)} and is not through"
     if newest_first:
-        return "unproven", f"unproven: the scratch lacks {', '.join(newest_first[0].lacks)}", None
-    return "unproven", "unproven: no proof was asked for yet", None
+        return "unproven", f"unproven: the scratch lacks {', '.join(newest_first[0].lacks)}"
+    return "unproven", "unproven: no proof was asked for yet"
 
 
 def _proven(proof: Proof) -> str:

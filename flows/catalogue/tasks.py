@@ -41,6 +41,7 @@ class Found:
     manifest: Manifest | None
     manifest_sha256: str
     proofs: tuple[Proof, ...] = ()
+    unverifiable: bool = False  # a proof lies beside it, and no key here verifies proofs
     trouble: str | None = None
 
     @property
@@ -138,25 +139,29 @@ class Reader:
         except (ManifestError, Missing, Refused, Garbled) as error:
             return Found(backup, folder, tuple(inside), None, "", trouble=str(error))
         sha256 = hashlib.sha256(text).hexdigest()
-        return Found(backup, folder, tuple(inside), manifest, sha256, tuple(self._proofs(inside, sha256)))
+        papers = [key for key in inside if _is_proof(key.rpartition("/")[2])]
+        proofs, unverifiable = tuple(self._proofs(papers, sha256)), bool(papers) and not self.keys.proof_verifying_keys
+        return Found(backup, folder, tuple(inside), manifest, sha256, proofs, unverifiable)
 
-    def _proofs(self, inside: Sequence[str], manifest_sha256: str) -> Iterator[Proof]:
+    def _proofs(self, papers: Sequence[str], manifest_sha256: str) -> Iterator[Proof]:
         """The proofs that are signed and speak of this very manifest; a forged one is as if it were not there."""
-        for key in inside:
-            name = key.rpartition("/")[2]
-            if name.startswith("proof-") and name.endswith(".json"):
-                try:
-                    paper = ProofPaper.parse(self._signed(key), key=key)
-                except (ManifestError, Missing, Refused):
-                    continue
-                if paper.manifest_sha256 == manifest_sha256:
-                    yield paper.record()
+        for key in papers:
+            try:
+                paper = ProofPaper.parse(self._signed(key), key=key)
+            except (ManifestError, Missing, Refused):
+                continue
+            if paper.manifest_sha256 == manifest_sha256:
+                yield paper.record()
 
     def _signed(self, key: str) -> bytes:
         """Verify first, parse afterwards: the bytes of a paper whose signature is good."""
         text = self.objects.get(key)
         self.keys.verify(text, self.objects.get(signature_of(key)))
         return text
+
+
+def _is_proof(name: str) -> bool:
+    return name.startswith("proof-") and name.endswith(".json")
 
 
 @effect(name="look at objects", task_run_name="look at {found.id} in the store")
@@ -196,7 +201,8 @@ def graded_with_memory(world: "World", bucket: Bucket) -> list[Graded]:
     asked = {name: each.proof_asked_at for name, each in remembered.items()}
     backups = [each.model_copy(update={"proof_asked_at": asked.get(each.id)}) for each in bucket.backups]
     failed = [each for each in remembered.values() if each.state == "failed"]
-    return [graded(each, bucket.proofs) for each in (*backups, *failed)]
+    unverifiable = {each.id for each in bucket.found if each.unverifiable}
+    return [graded(each, bucket.proofs, unverifiable=each.id in unverifiable) for each in (*backups, *failed)]
 
 
 def rebuild_ledger(world: "World", bucket: Bucket) -> str:

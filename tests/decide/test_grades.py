@@ -61,6 +61,13 @@ def test_a_proof_of_another_backup_counts_for_nothing() -> None:
     assert grade(proof("proven", of="20261123T020000Z-daily-k3v9q2"))[0] == "unproven"
 
 
+def test_a_proof_that_no_key_here_verifies_is_told_also_where_one_was_asked_for() -> None:
+    told = "unproven: its proof can't be verified here, as PROOF_VERIFYING_KEYS is not set"
+    for asked in (None, at("11-24 02:05")):
+        found = graded(backup(proof_asked_at=asked), [], unverifiable=True)
+        assert (found.grade, found.reason) == ("unproven", told)
+
+
 def test_a_failed_backup_is_failed_whatever_proofs_say() -> None:
     assert grade(proof("proven"), state="failed", error="store full") == (
         "failed",

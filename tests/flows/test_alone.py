@@ -6,6 +6,7 @@ What is refused, undone or half is so without a ledger too. But nobody keeps a s
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -117,11 +118,25 @@ def test_alone_without_the_keys_of_proofs_a_backup_comes_back_by_its_name_and_no
     assert "every table compared" in restore("test", which=proven, into=name)
     assert users(stage, name) == 500
     drop_database(stage.database.at(name))
-    unheard = "PROOF_VERIFYING_KEYS is not set: no proof is believed, no backup counts as proven"
+    unheard = "PROOF_VERIFYING_KEYS is not set: no backup counts as proven, and none as disproven"
     assert unheard in caplog.text
     with no_database_stays(stage), pytest.raises(NotDone, match=f"no backup is proven: .*, or name one .*{proven}"):
         restore("test")
     assert catalogue("test").endswith(", 0 not believable")
+
+
+@pytest.mark.usefixtures("alone")
+def test_alone_without_the_keys_of_proofs_a_disproven_backup_is_taken_and_says_that_its_proof_is_not_known(
+    stage: Scene, proven: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flows")
+    bad = stage.again(proven, datetime(2020, 1, 1, tzinfo=UTC), verdict="disproven")
+    assert bad in restore("test", which="2020-01-02T00:00Z", dry_run=True)
+    unheard = "unproven: its proof can't be verified here, as PROOF_VERIFYING_KEYS is not set"
+    assert f"{bad} ({unheard})" in caplog.text
+    monkeypatch.setenv("PROOF_VERIFYING_KEYS", stage.keys.proof_verifying_key)
+    with pytest.raises(NotDone, match="no backup before 2020-01-02T00:00Z"):
+        restore("test", which="2020-01-02T00:00Z", dry_run=True)
 
 
 @pytest.mark.usefixtures("bereft")
