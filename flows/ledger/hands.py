@@ -12,7 +12,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.types.json import Jsonb
 
-from blocks.errors import BlockError
+from blocks.errors import BlockError, Refused
 from blocks.postgres.address import Address, translate
 from flows.effect import NotDone
 from flows.ledger import holder
@@ -214,12 +214,13 @@ def _undo_or_let_go(op: Operation, error: BaseException) -> None:
     except BaseException as trouble:
         _let_go(op, trouble)
         error.add_note(f"It could not be undone yet: {sentence(trouble)}; reconcile tries again.")
-        raise
+        if not isinstance(trouble, Exception):  # told to end meanwhile
+            raise
 
 
 def _let_go(op: Operation, error: BaseException) -> None:
     """Trouble that cannot be written down shows by itself: the lease runs out."""
-    with contextlib.suppress(Fenced, Unheard):
+    with contextlib.suppress(Refused, Unheard):
         op.let_go(sentence(error))
 
 

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from blocks.errors import Refused
-from flows.ledger.errors import Fenced, Unheard
+from blocks.errors import BlockError
+from flows.ledger.errors import Fenced
 from flows.ledger.line import Line
 
 RENEWALS_A_LEASE = 6
@@ -69,8 +69,8 @@ class Lease:
         while not self._over.wait(self._lease_s / RENEWALS_A_LEASE):
             try:
                 self.renew(self._line)
-            except Refused:  # lost, or the ledger became newer than this code: `still` says so
+            except Fenced:
                 break
-            except Unheard:  # asked again at the next beat; `still` judges how old the last good answer is
+            except BlockError:  # asked again at the next beat; `still` judges how old the last good answer is
                 continue
         self._line.close()

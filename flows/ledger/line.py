@@ -77,11 +77,15 @@ class Line:
             raise
 
     def _connect(self) -> psycopg.Connection[DictRow]:
-        connection = self._address.connect(application_name=self._application_name)
-        self._connection = connection = _with_dicts(connection)
-        with _cut_after(connection, self._lease_s / 2):
-            connection.execute(BOUNDS, {"ms": f"{round(self._lease_s * 1000 / 3)}ms"})
-            refuse_foreign(connection, self._address, self._owner)
+        connection = _with_dicts(self._address.connect(application_name=self._application_name))
+        try:
+            with _cut_after(connection, self._lease_s / 2):
+                connection.execute(BOUNDS, {"ms": f"{round(self._lease_s * 1000 / 3)}ms"})
+                refuse_foreign(connection, self._address, self._owner)
+        except BaseException:  # nothing is ever asked over one that was not checked
+            connection.close()
+            raise
+        self._connection = connection
         return connection
 
     def _meaning(self, error: psycopg.Error) -> Exception:

@@ -1,6 +1,6 @@
-"""The ledger's tables: numbered files, each applied in one transaction, recorded, never changed once released.
+"""The ledger's tables: numbered files, applied in one transaction, recorded, never changed once released.
 
-A ledger that a newer shipkeeper made, or another stage's, is never written to.
+A ledger that a newer shipkeeper made, or another stage's, is never written to: that is asked under the lock, first.
 """
 
 from contextlib import closing
@@ -28,14 +28,17 @@ def migrate(address: Address, owner: str | None = None) -> str:
 
     Refused when a newer shipkeeper made it, or when it is another stage's.
     """
-    with closing(address.connect(application_name="shipkeeper migrate")) as connection:
-        with said(f"preparing the ledger {address}"), connection.transaction():
-            connection.execute(LOCK)
-            connection.execute(RECORD)
+    with (
+        closing(address.connect(application_name="shipkeeper migrate")) as connection,
+        said(f"preparing the ledger {address}"),
+        connection.transaction(),
+    ):
+        connection.execute(LOCK)
+        refuse_foreign(connection, address, owner)
+        connection.execute(RECORD)
         applied = [file.stem for file in FILES if _apply(connection, address, file)]
         if owner:
             connection.execute("insert into ledger.stage (name) values (%s) on conflict do nothing", [owner])
-            refuse_foreign(connection, address, owner)
     if not applied:
         return f"the ledger {address} is at version {LATEST}: nothing to do"
     return f"the ledger {address} is now at version {LATEST}: applied {', '.join(applied)}"
@@ -75,11 +78,8 @@ def refuse_newer(address: Address, found: int) -> None:
 
 def _apply(connection: Connection, address: Address, file: Path) -> bool:
     number = int(file.stem[:4])
-    with said(f"applying {file.name} to the ledger {address}"), connection.transaction():
-        connection.execute(LOCK)
-        found = _version(connection)
-        refuse_newer(address, found)
-        if number <= found:
+    with said(f"applying {file.name} to the ledger {address}"):
+        if number <= _version(connection):
             return False
         connection.execute(file.read_bytes())
         connection.execute("insert into ledger.migration (version, name) values (%s, %s)", [number, file.stem])

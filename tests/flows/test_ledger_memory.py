@@ -1,19 +1,26 @@
 """What the ledger remembers of backups, its migrations, and what it says of itself."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from flows.ledger import Fenced, Ledger, Operation, steps
+from flows.ledger.lease import Lease, boottime
+from flows.ledger.line import Line
+from flows.ledger.migrate import FILES, LOCK, migrate, version
 from flows.records import Backup, Check, Proof
 from tests.parts.ledger import ledger_database, make_world
+from tests.parts.processes import eventually
 from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger, toy_moves
+from tests.parts.wire import Wire
 
 AT = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
 BACKUP = Backup(
@@ -127,6 +134,35 @@ def test_a_second_migration_changes_nothing_and_says_so(database: Address) -> No
     assert ledger.check().endswith("answers, version 2, 0 open operations, reconcile never passed")
 
 
+def test_another_stages_older_ledger_is_refused_and_stays_as_it_was(
+    database: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("flows.ledger.migrate.FILES", FILES[:1])
+        migrate(database, "production")
+
+    with pytest.raises(Refused, match="is that of stage production: give staging a database of its own"):
+        migrate(database, "staging")
+
+    assert version(database) == 1
+    with closing(database.connect()) as connection, pytest.raises(psycopg.errors.UndefinedTable):
+        connection.execute("select from ledger.release")
+
+
+def test_of_two_stages_that_apply_at_once_one_gets_the_ledger(database: Address) -> None:
+    waiting = """select from pg_locks join pg_database on pg_database.oid = database
+        where datname = current_database() and locktype = 'advisory' and not granted"""
+    with ThreadPoolExecutor() as pool, closing(database.connect()) as connection:
+        with connection.transaction():
+            connection.execute(LOCK)
+            applies = [pool.submit(migrate, database, stage) for stage in ("production", "staging")]
+            eventually(lambda: len(connection.execute(waiting).fetchall()) == len(applies))
+        refused = [str(apply.exception()) for apply in applies if apply.exception()]
+
+    assert len(refused) == 1
+    assert refused[0].endswith("a database of its own")
+
+
 def test_a_ledger_of_a_newer_shipkeeper_is_refused(database: Address) -> None:
     ledger = Ledger(database)
     ledger.migrate()
@@ -167,6 +203,44 @@ def test_a_reconcile_that_lived_through_an_upgrade_stops_at_its_next_pass(databa
         old.tick_once()
 
     assert _rows(database) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_failure_after_an_upgrade_is_said_as_itself(database: Address, tmp_path: Path, *, committed: bool) -> None:
+    @steps(f"fails after an upgrade {committed}", holds=["{stage}/release"])
+    def fails(op: Operation, plan: ToyPlan) -> None:
+        if committed:
+            op.commit("no way back")
+        _grow(database)
+        wire.cut()
+        raise Refused("the disk is full")
+
+    Ledger(database).migrate()
+    with closing(Wire(database)) as wire, pytest.raises(Refused, match="the disk is full"):
+        toy_ledger(ToyWorld(tmp_path, wire.address)).carry_out(fails, ToyPlan(), key="k")
+
+
+def test_a_connection_that_could_not_be_checked_is_never_asked_over(database: Address) -> None:
+    migrate(database)
+    with closing(database.connect()) as connection:
+        connection.execute("alter table ledger.migration rename to hidden")
+    line = Line(database, 3)
+
+    for _ in range(2):
+        with pytest.raises(Refused, match="migration"):
+            line.ask("select 1")
+
+
+def test_a_renewal_that_was_refused_is_asked_again_until_the_lease_is_lost(address: Address) -> None:
+    answers = iter((Refused("the role may not"), Fenced("taken over")))
+
+    def renew(_: Line) -> None:
+        raise next(answers)
+
+    lease = Lease(Line(address, 0.3), 0.3, boottime())
+    lease.hold(renew)
+
+    eventually(lambda: lease.lost, 5)
 
 
 def _grow(ledger: Address) -> None:
