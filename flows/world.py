@@ -6,7 +6,7 @@ are made from the environment, without a Prefect server.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from blocks.slack import SlackChannel
 from blocks.storage.block import BackupStore
 from flows.effect import NotDone, actor, break_glass, plain, stage_named
 from flows.ledger import Busy, Fenced, Ledger, Settled, Steps, Stopped, carry_out_alone
-from flows.parts import PARTS, Environment, needs_of, server_part, wanted_blocks
+from flows.parts import PARTS, PUBLIC_KEYS, Environment, needs_of, server_part, wanted_blocks
 from flows.people import Announcement
 from flows.records import Backup, Check, Plan, Proof
 from flows.redact import learn
@@ -87,10 +87,9 @@ class World:
     @cached_property
     def keys(self) -> BackupKeys:
         """Recipients, verifying keys of both roles, and the signing key of backups."""
-        keys = self._pinned(self._block(BackupKeys))
-        if self._environ is not None and not (keys.recipients and keys.proof_verifying_keys):
-            raise self._missing(BackupKeys, "")
-        return keys
+        if self._environ is not None and not all(self._environ.get(name) for name in PUBLIC_KEYS):
+            raise self._unset(BackupKeys, self.stage.name, PUBLIC_KEYS)
+        return self._pinned(self._block(BackupKeys))
 
     @cached_property
     def reading_keys(self) -> BackupKeys:
@@ -218,14 +217,19 @@ class World:
 
     def _missing(self, kind: type[Block], role: str) -> Missing:
         name = f"{self.stage.name}-{role}" if role else self.stage.name
-        needs = [n for part in PARTS if part.block is kind and part.role == role for n in needs_of(part, self.stage)]
+        parts = [part for part in PARTS if part.block is kind and part.role == role]
         if self._environ is None:
+            needs = [each for part in parts for each in needs_of(part, self.stage)]
             return Missing(
                 f"no {kind.__name__} block {name!r} on the Prefect server: set {', '.join(needs)} and run"
                 f" python -m deployments apply --stage {self.stage.name}"
             )
-        unset = [each for each in needs if not self._environ.get(each)]
+        demanded = [each for part in parts for each in needs_of(part, self.stage) if each not in part.spare]
         alone = "; a backup and a restore also run --alone" if role == "ledger" else ""
+        return self._unset(kind, name, demanded, alone)
+
+    def _unset(self, kind: type[Block], name: str, demanded: Sequence[str], alone: str = "") -> Missing:
+        unset = [each for each in demanded if not (self._environ or {}).get(each)]
         return Missing(f"the {kind.__name__} of {name} needs {', '.join(unset)} in the environment{alone}")
 
     def _pinned(self, keys: BackupKeys) -> BackupKeys:

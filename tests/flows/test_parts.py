@@ -77,8 +77,10 @@ def test_pinned_keys_that_are_given_must_agree_and_what_only_reads_wants_not_all
     pinned = stage().model_copy(update={"pinned_keys": pins})
     given = {"BACKUP_VERIFYING_KEYS": keys.backup_verifying_key}
     assert World(pinned, given).reading_keys.verifying_keys == [keys.backup_verifying_key]
-    with pytest.raises(Missing, match="needs BACKUP_RECIPIENTS, PROOF_VERIFYING_KEYS, BACKUP_SIGNING_KEY in the env"):
+    with pytest.raises(Missing, match="needs BACKUP_RECIPIENTS, PROOF_VERIFYING_KEYS in the environment"):
         _ = World(pinned, given).keys
+    with pytest.raises(Missing, match="local needs BACKUP_VERIFYING_KEYS in the environment"):
+        _ = World(pinned, {}).reading_keys
     for name, value in (
         ("BACKUP_VERIFYING_KEYS", other.backup_verifying_key),
         ("PROOF_VERIFYING_KEYS", other.proof_verifying_key),
