@@ -42,7 +42,8 @@ class BackupPlan(Plan):
     def steps(self) -> tuple[str, ...]:
         """What will be done, in order; the id that names the commit is known once the snapshot is taken."""
         store = (f"dump {self.database}", "commit its signed manifest")
-        return store if self.proof == "never" else (*store, f"ask for its proof, by the policy: {self.proof}")
+        ask = f"ask for its proof, or say how to, where the policy wants one: {self.proof}"
+        return store if self.proof == "never" else (*store, ask)
 
     @property
     def markdown(self) -> str:

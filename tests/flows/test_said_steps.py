@@ -52,7 +52,7 @@ def test_a_backup_names_its_steps_in_the_plan_and_its_operation_at_the_end(stage
     assert planned_steps(told) == [
         f"dump {stage.database.database}",
         "commit its signed manifest",
-        "ask for its proof, by the policy: every",
+        "ask for its proof, or say how to, where the policy wants one: every",
     ]
     assert run_steps(told) == [f"commit {taken}" for taken in outcome["backups"][:1]]
     assert outcome["operation"] == operation(stage, "commit backup")
