@@ -81,8 +81,10 @@ def prepare(world: World, seen: Seen, plan: DeployPlan) -> None:
         raise NotDone(f"{plan.name} was not deployed: {'; '.join(plan.refusals)}")
     if plan.backup == BEFORE_DEPLOY:
         tell(world, plan.name, "backup", plan.sentence)
-        take_backup(world.stage.name, BEFORE_DEPLOY)
-        people.take_outcome()  # the backup's operation is not the deploy's
+        try:
+            take_backup(world.stage.name, BEFORE_DEPLOY)
+        finally:
+            people.take_outcome()  # the backup's operation is not the deploy's
 
 
 def _await_the_end_of_its_lease(world: World, key: str) -> None:

@@ -1,6 +1,7 @@
 """Releases of a real service behind a real balancer: kept or taken back, without one request failed by the switch."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Generator
@@ -215,6 +216,31 @@ def test_without_the_backup_before_it_nothing_is_deployed(lab: Rollout, monkeypa
     finally:
         lab.toml()
     assert (lab.serves(), len(lab.world.ledger.releases.all())) == (before, count)
+
+
+def interrupt_at_the_backups_report(record: logging.LogRecord) -> bool:
+    """As if somebody pressed Ctrl-C when the backup was kept and only its report was missing."""
+    if "| proof |" in record.getMessage():
+        raise KeyboardInterrupt
+    return True
+
+
+def test_the_operation_of_a_backup_that_is_interrupted_at_its_end_is_not_given_out_as_the_deploys(
+    lab: Rollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flows")
+    lab.repository.release("feat: interrupted at its backup", {})
+    lab.toml("proven_backup = false", "proven_backup = true")
+    people.take_outcome()
+    people.LOG.addFilter(interrupt_at_the_backups_report)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            deploy("test")
+    finally:
+        people.LOG.removeFilter(interrupt_at_the_backups_report)
+        lab.toml()
+    assert "before-deploy" in {each.kind for each in lab.world.ledger.backups() if each.state == "complete"}
+    assert people.take_outcome() == {}
 
 
 def test_a_migration_that_fails_ends_its_deploy_and_blocks_no_other(lab: Rollout) -> None:
