@@ -111,7 +111,7 @@ def main(*, stay: bool | None) -> int:
     show = Show(Console())
     with brought_up(show) as stage:
         with temporary_settings({PREFECT_API_URL: stage.environ["PREFECT_API_URL"]}):
-            _main_job(show, stage)
+            main_job(show, stage, _show_releases)
         show.summary(stage.ui)
         if stay if stay is not None else sys.stdout.isatty():
             _until_interrupted(show)
@@ -134,7 +134,8 @@ def brought_up(show: Show) -> Generator[LocalStage]:
             down(say=show.console.print)
 
 
-def _main_job(show: Show, stage: LocalStage) -> None:
+def main_job(show: Show, stage: LocalStage, between: Callable[[Show, LocalStage], None]) -> None:
+    """Back up and prove; then, after what happens `between`, lose rows and bring them back. NotDone where it fails."""
     service = ServiceDatabase(stage.folder / "service")
     database = service.address
     _tidy_after_earlier_demos(show, service)
@@ -148,7 +149,7 @@ def _main_job(show: Show, stage: LocalStage) -> None:
         if proof.verdict != "proven":
             raise NotDone(f"the proof of {backup.id} says {proof.verdict}")
         came_to(f"proven in {duration(sum(proof.seconds.values()))}: every row and the schema are equal")
-    _show_releases(show, stage)
+    between(show, stage)
     with show.step("Lose rows, as it happens at night") as came_to:
         lost = lose_rows(database)
         came_to(f"{count(lost, 'video')} deleted from the live database")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from deployments.local.database import ServiceDatabase
-from deployments.local.demo import Show, brought_up
+from deployments.local.demo import Show, brought_up, main_job
 from deployments.local.stage import ROOT, LocalStage, down, is_up, running_stage
 from flows.records_release import Told
 from flows.stage import STAGES, Stage
@@ -156,6 +158,22 @@ def test_another_up_reuses_it_and_a_demo_leaves_up_what_was_up(
     with brought_up(show):
         assert known(one) == before
     assert is_up()
+
+
+def no_releases(_show: Show, _stage: LocalStage) -> None:
+    """Other files bring such live."""
+
+
+def test_the_demo_brings_lost_rows_back_once_its_person_approves(
+    both: list[LocalStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = both
+    show = enter(monkeypatch, one)
+    with temporary_settings({PREFECT_API_URL: one.environ["PREFECT_API_URL"]}):
+        main_job(show, one, no_releases)
+    back, refused = (outcome for _, _, outcome in show.rows[-2:])
+    assert re.match(r"[\d,]+ videos are back in the live database", back), back
+    assert "refused" in refused
 
 
 def test_after_a_clean_end_it_comes_back_with_its_rows_and_a_release_that_serves(
