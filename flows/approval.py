@@ -5,7 +5,7 @@ from flows.verdict import Verdict
 LETTERS = 16  # of the digest: enough to tell two plans apart, short enough for the form
 
 
-def short(digest: str) -> str:
+def in_form(digest: str) -> str:
     """What stands in the form for a plan with this digest."""
     return digest[:LETTERS]
 
@@ -16,7 +16,7 @@ def approves(named: str, shown: str, *, database: str, digest: str) -> Verdict:
         return Verdict(
             go=False, reason=f"the approval names {named!r}, the live database is {database!r}: nothing was changed"
         )
-    if shown != short(digest):
+    if shown != in_form(digest):
         return Verdict(
             go=False,
             reason="the world changed between the plan and its approval: nothing was changed; look at the new plan",

@@ -4,6 +4,7 @@ Under Prefect these are artifacts and forms; in break glass the same texts on th
 Prefect stores it in clear. This module decides nothing.
 """
 
+import json
 import logging
 import math
 import sys
@@ -32,7 +33,7 @@ from rich.cells import cell_len, set_cell_size
 
 from blocks.errors import BlockError
 from blocks.slack import Message, Notice, SlackChannel, announce
-from flows.approval import approves, short
+from flows.approval import approves, in_form
 from flows.effect import NotDone, break_glass, plain
 from flows.redact import hide, hide_all
 
@@ -192,7 +193,7 @@ def approve(question: str, *, database: str, digest: str) -> str:
             raise NotDone("the swap was not approved: look at the plan, then say who approves it with --yes NAME")
         return glass.yes
     # Filled in by the form alone. As a field's default, an answer without it would be given that of a later plan.
-    filled_in: Any = {"default": short(digest)}
+    filled_in: Any = {"default": in_form(digest)}
     shown: Any = Field(title="Plan", description=LEAVE_IT, json_schema_extra=filled_in)
     form: Any = Approval.with_initial_data(description=hide(question), plan=shown)
     answer: Approval = suspend_flow_run(wait_for_input=form, timeout=APPROVAL_SECONDS)  # pyright: ignore[reportAssignmentType] - sync here
@@ -202,12 +203,14 @@ def approve(question: str, *, database: str, digest: str) -> str:
     return answer.approved_by
 
 
-def plan_in_form(client: SyncPrefectClient, run: FlowRun) -> str:
-    """What stands under `plan` in the form of a run that waits for its approval, for who answers it without the UI."""
+def plan_in_form(client: SyncPrefectClient, run: FlowRun) -> str | None:
+    """What stands under `plan` in the form of a run that waits for its approval, for who answers it without the UI.
+
+    None until Prefect has the form: it is kept shortly after the run's state.
+    """
     keyset = (run.state and run.state.state_details.run_input_keyset) or {}
-    way = {"id": run.id, "key": keyset["schema"]}
-    form = client.request("GET", "/flow_runs/{id}/input/{key}", path_params=way).json()
-    return str(form["properties"]["plan"]["default"])
+    forms = client.filter_flow_run_input(run.id, keyset["schema"], limit=1, exclude_keys=set())
+    return str(json.loads(forms[0].value)["properties"]["plan"]["default"]) if forms else None
 
 
 def to_terminal() -> None:

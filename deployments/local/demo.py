@@ -203,8 +203,8 @@ def _watch(show: Show, run_id: UUID, name: str, answer: Mapping[str, Any] | None
                 if not run.state.is_completed():
                     raise NotDone(f"{run.name}: {run.state.name}: {run.state.message}")
                 return run
-            if answer and run.state and run.state.is_paused():
-                resume_flow_run(run_id, run_input={**answer, "plan": plan_in_form(client, run)})
+            if answer and run.state and run.state.is_paused() and (plan := plan_in_form(client, run)):
+                resume_flow_run(run_id, run_input={**answer, "plan": plan})
                 answer = None
             _show_progress(bar, task, client, run)
             time.sleep(LOOK_SECONDS)  # the server pushes no progress to a terminal: it is asked

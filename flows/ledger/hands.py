@@ -127,7 +127,7 @@ class Hands:
         )
 
     def _operation(self, row: Row, line: Line, sent_at: float, parent: Operation | None) -> Operation:
-        lease = Lease(Line(self.address, self.lease_s, owner_of(self.world)), self.lease_s, sent_at)
+        lease = Lease(Line(self.address, self.lease_s, looks=False), self.lease_s, sent_at)
         journal = Journal(line, row["id"], row["token"], self.lease_s, lease.lose)
         lease.hold(journal.renewed)
         held = (lease, line)
@@ -213,14 +213,16 @@ def _undo_or_let_go(op: Operation, error: BaseException) -> None:
         raise
     except BaseException as trouble:
         _let_go(op, trouble)
-        error.add_note(f"It could not be undone yet: {sentence(trouble)}; reconcile tries again.")
         if not isinstance(trouble, Exception):  # told to end meanwhile
             raise
+        if isinstance(error, Exception):  # never as itself: who catches that takes the operation for undone
+            stuck = f"it could not be undone yet: {sentence(trouble)}"
+            raise Refused(f"{sentence(error)}; {stuck}; reconcile tries again") from None
 
 
 def _let_go(op: Operation, error: BaseException) -> None:
     """Trouble that cannot be written down shows by itself: the lease runs out."""
-    with contextlib.suppress(Refused, Unheard):
+    with contextlib.suppress(BlockError):
         op.let_go(sentence(error))
 
 

@@ -29,14 +29,21 @@ class Line:
     """Statements to the ledger in autocommit, one at a time from any thread; `lease_s` sets all its time-outs."""
 
     def __init__(
-        self, address: Address, lease_s: float, owner: str | None = None, application_name: str = "shipkeeper ledger"
+        self,
+        address: Address,
+        lease_s: float,
+        owner: str | None = None,
+        application_name: str = "shipkeeper ledger",
+        *,
+        looks: bool = True,
     ) -> None:
         """`owner`: the stage whose ledger it must be.
 
-        Refused at the first statement of a connection when it is another's, or newer than this code.
+        Refused at the first statement of a connection when it is another's, or newer than this code. One that does not
+        look saves two round trips: for an operation that was begun over one that does.
         """
         self._address = replace(address, connect_timeout_s=max(2, min(address.connect_timeout_s, round(lease_s / 2))))
-        self._lease_s, self._application_name, self._owner = lease_s, application_name, owner
+        self._lease_s, self._application_name, self._owner, self._looks = lease_s, application_name, owner, looks
         self._connection: psycopg.Connection[DictRow] | None = None
         self._one = threading.Lock()
 
@@ -81,7 +88,8 @@ class Line:
         try:
             with _cut_after(connection, self._lease_s / 2):
                 connection.execute(BOUNDS, {"ms": f"{round(self._lease_s * 1000 / 3)}ms"})
-                refuse_foreign(connection, self._address, self._owner)
+                if self._looks:
+                    refuse_foreign(connection, self._address, self._owner)
         except BaseException:  # nothing is ever asked over one that was not checked
             connection.close()
             raise

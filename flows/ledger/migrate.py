@@ -19,7 +19,7 @@ RECORD = """create schema if not exists ledger;
     create table if not exists ledger.migration (version integer primary key, name text not null,
         applied_at timestamptz not null default clock_timestamp())"""
 MADE = "select to_regclass('ledger.stage') is not null"
-SAYS = "select (select max(version) from ledger.migration), (select name from ledger.stage)"
+SAYS = "select (select coalesce(max(version), 0) from ledger.migration), (select name from ledger.stage)"
 LOCK = "select pg_advisory_xact_lock(hashtextextended('shipkeeper migrate', 0))"
 
 

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
+from flows.effect import NotDone
 from flows.ledger import Busy, Fenced, Ledger, Operation, Stopped, carry_out_alone, steps
 from tests.parts.ledger import ledger_database, make_world
 from tests.parts.toys import (
@@ -201,6 +202,30 @@ def test_an_outage_in_a_write_is_undone_and_a_retry_of_the_same_step_goes_on(wor
 
     assert ledger.carry_out(shaky, OTHER, key="k").state == "done"
     assert len(world.written()) == 1
+
+
+def test_what_could_not_be_undone_is_told_with_both_causes_and_never_as_what_was_undone(
+    world: ToyWorld, ledger: Ledger
+) -> None:
+    class TakenBack(NotDone):
+        pass
+
+    class ToyStuck(ToyFile):
+        def write(self, world: ToyWorld, want: JsonValue) -> None:
+            if want != 1:
+                raise Unreachable("the old one does not start")
+            super().write(world, want)
+
+    @steps("gets stuck", holds=["{stage}/release"])
+    def stuck(op: Operation, plan: ToyPlan) -> None:
+        op.ensure("a", ToyStuck("a"), 1)
+        raise TakenBack("error rate")
+
+    told = "error rate; it could not be undone yet: the old one does not start; reconcile tries again"
+    with pytest.raises(Refused, match=f"^{told}$"):
+        ledger.carry_out(stuck, OTHER, key="k")
+    (entry,) = ledger.open()
+    assert (entry.state, entry.trouble) == ("undoing", "the old one does not start")
 
 
 def test_somebody_who_asks_to_stop_is_heard_before_the_commit(world: ToyWorld, ledger: Ledger) -> None:

@@ -216,7 +216,7 @@ def test_a_failure_after_an_upgrade_is_said_as_itself(database: Address, tmp_pat
         raise Refused("the disk is full")
 
     Ledger(database).migrate()
-    with closing(Wire(database)) as wire, pytest.raises(Refused, match="the disk is full"):
+    with closing(Wire(database)) as wire, pytest.raises(Refused, match=r"^the disk is full"):
         toy_ledger(ToyWorld(tmp_path, wire.address)).carry_out(fails, ToyPlan(), key="k")
 
 
