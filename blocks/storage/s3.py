@@ -8,7 +8,9 @@ Errors name the right that is missing; they never hold the store's own text, an 
 import base64
 import contextlib
 import email.utils
+import functools
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 _DELETED_AT_ONCE = 1000
 _CONNECTIONS = 16
+_ONE_AT_A_TIME = threading.Lock()  # clients are made: a session is not for several threads
 _LEAST_BILLED_BYTES = 128 << 10  # of an object in the infrequent classes, https://aws.amazon.com/s3/pricing
 
 
@@ -327,12 +330,22 @@ def _client(place: S3Place) -> "S3Client":
         "tcp_keepalive": True,
         **place.config,
     }
-    with told("open the store", "its credentials"):
-        session: Any = boto3.session.Session(
+    with told("open the store", "its credentials"), _ONE_AT_A_TIME:
+        make = _session if place.access_key else boto3.session.Session
+        session: Any = make(profile_name=place.profile)
+        return session.client(
+            "s3",
+            endpoint_url=place.endpoint,
+            region_name=place.region,
+            verify=place.verify,
             aws_access_key_id=place.access_key,
             aws_secret_access_key=place.secret_key,
             aws_session_token=place.session_token,
-            region_name=place.region,
-            profile_name=place.profile,
+            config=Config(**config),
         )
-        return session.client("s3", endpoint_url=place.endpoint, verify=place.verify, config=Config(**config))
+
+
+@functools.cache
+def _session(*, profile_name: str | None) -> "boto3.session.Session":
+    """For clients that bring their key: making it takes 0.1 s, a client of it 5 ms."""
+    return boto3.session.Session(profile_name=profile_name)
