@@ -266,6 +266,6 @@ def tool_error(what: str, code: int, errors: IO[bytes]) -> Refused | Unreachable
     lost = (
         code < 0
         or code == _PSQL_LOST_ITS_CONNECTION
-        or re.search(r"connection|terminating|57P0", told[0] if told else "")
+        or re.search(r"connection|could not connect|terminating|57P0", told[0] if told else "")
     )
     return (Unreachable if lost else Refused)(f"{what} failed: {sentence}")

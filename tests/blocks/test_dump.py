@@ -1,6 +1,7 @@
 """A dump takes one instant whole, or fails and leaves nothing running."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.postgres.contents import Table, data_key
-from blocks.postgres.desk import part_bytes
+from blocks.postgres.desk import part_bytes, tool_error
 from blocks.postgres.dump import Progress, dump
 from blocks.postgres.dump_jobs import copy_out
 from blocks.postgres.pins import statements
@@ -350,6 +351,21 @@ def test_a_database_that_dies_fails_the_dump(tmp_path: Path) -> None:
         assert not list(folder(tmp_path).open().uploads())
     finally:
         cluster_of_its_own.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('pg_dumpall: error: could not connect to database "app"', Unreachable),
+        ("pg_dump: error: connection to server failed: Connection refused", Unreachable),
+        ("psql: FATAL:  57P01: terminating connection due to administrator command", Unreachable),
+        ("pg_dump: error: permission denied for table hidden", Refused),
+    ],
+)
+def test_a_tool_that_lost_its_server_may_come_right_and_one_that_was_refused_not(
+    said: str, kind: type[Exception]
+) -> None:
+    assert type(tool_error("it", 1, io.BytesIO(said.encode()))) is kind
 
 
 def test_a_connection_that_is_ended_fails_the_dump(database: Address, tmp_path: Path) -> None:
