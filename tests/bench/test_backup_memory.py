@@ -16,7 +16,8 @@ from blocks.postgres.cluster import Cluster
 from deployments.local.objectstore import ObjectStore
 from tests.bench.filled import GB, ROUNDS, fill
 from tests.bench.footprint import Footprint, pss
-from tests.parts.scene import Scene, s3_place, scene
+from tests.parts.scene import Scene, scene
+from tests.parts.store import s3_place
 
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000

@@ -34,7 +34,8 @@ from tests.parts.environment import url_of
 from tests.parts.killing import Arguments, Book, Matrix
 from tests.parts.nursery import Child, Nursery
 from tests.parts.postgres import drop_database, make_database
-from tests.parts.scene import Scene, s3_place, scene
+from tests.parts.scene import Scene, scene
+from tests.parts.store import s3_place
 
 pytestmark = pytest.mark.timeout(600)
 Promise = Callable[[Arguments], list[str]]

@@ -41,8 +41,10 @@ from flows.verify.flow import verify
 from flows.world import wanted_blocks
 from tests.parts.environment import url_of
 from tests.parts.postgres import PASSWORD
+from tests.parts.processes import children
 from tests.parts.rollout import Rollout, started
-from tests.parts.scene import Scene, children, s3_place, scene
+from tests.parts.scene import Scene, scene
+from tests.parts.store import s3_place
 
 SETTING = "setting-canary-9f3kq"
 WRONG_PASSWORD = "wrong-canary-password-7x"

@@ -28,7 +28,8 @@ from tests.parts.killing import AT_ONCE, Arguments, Book, Matrix, settled
 from tests.parts.lane import Lane, open_lane
 from tests.parts.nursery import Child, Nursery
 from tests.parts.processes import eventually
-from tests.parts.scene import s3_place, scene
+from tests.parts.scene import scene
+from tests.parts.store import s3_place
 
 pytestmark = pytest.mark.timeout(900)
 LEASE_S = 3.0

@@ -16,7 +16,8 @@ from flows.world import World
 from tests.parts.environment import environment, identity_file
 from tests.parts.postgres import drop_database, make_database
 from tests.parts.rollout import Rollout, rollout
-from tests.parts.scene import Scene, s3_place, scene
+from tests.parts.scene import Scene, scene
+from tests.parts.store import s3_place
 
 STAGE = """
 faults = true

@@ -21,7 +21,8 @@ from flows.prune.flow import prune
 from flows.reconcile.tasks import record_strays
 from flows.world import World
 from tests.parts.environment import url_of
-from tests.parts.scene import Scene, alive, children
+from tests.parts.processes import alive, children
+from tests.parts.scene import Scene
 
 NOBODY = "postgresql://nobody@127.0.0.1:9/none"
 ROOT = Path(__file__).parents[2]

@@ -40,7 +40,8 @@ from flows.reconcile.heartbeats import SILENT, Heard
 from flows.reconcile.tasks import HEARTBEAT, listen
 from flows.restore.flow import restore
 from flows.status.flow import status
-from tests.parts.scene import Scene, s3_place, scene
+from tests.parts.scene import Scene, scene
+from tests.parts.store import s3_place
 from tests.parts.wire import Wire
 
 

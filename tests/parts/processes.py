@@ -19,16 +19,13 @@ def command_lines() -> dict[int, list[str]]:
 
 
 def children(of: int) -> list[int]:
-    """The processes below one, nearest first; not those that ended and wait for their parent."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    parents[int(entry.name)] = int(parent)
-    direct = [pid for pid, parent in parents.items() if parent == of]
-    return direct + [pid for child in direct for pid in children(child)]
+    """The processes below one; not those that ended, also when they wait for their parent."""
+    found: list[int] = []
+    for task in Path(f"/proc/{of}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)] if alive(child) else []
+    return found
 
 
 def running(program: str, database: str) -> int | None:

@@ -3,7 +3,6 @@
 One dump serves many tests: `again` makes another backup of it, of another day, signed as if it had been taken then.
 """
 
-import contextlib
 import hashlib
 import secrets
 from collections.abc import Generator, Mapping
@@ -19,7 +18,6 @@ from blocks.keys import BackupKeys, NewKeys, new_keys
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from blocks.storage.objects import Objects, S3Place
-from deployments.local.objectstore import ObjectStore
 from flows.catalogue.layout import MANIFEST, home_of, proof_key, signature_of
 from flows.catalogue.manifest import Manifest, ProofPaper, ProofSeconds
 from flows.catalogue.tasks import Bucket, Found, Reader, read_bucket
@@ -28,7 +26,6 @@ from flows.stage import Stage
 from flows.world import World
 from tests.parts.environment import environment, identity_file, url_of
 from tests.parts.postgres import drop_database, make_database
-from tests.parts.store import BUCKET
 
 STAGE = """
 faults = true
@@ -197,36 +194,3 @@ def scene(cluster: Cluster, place: S3Place, folder: Path, *, name: str = "test")
     for left in made.databases():
         drop_database(database.at(left))
     drop_database(ledger)
-
-
-def s3_place(weed: ObjectStore) -> S3Place:
-    """A place of its own in the session's store, with all rights."""
-    return S3Place(
-        bucket=BUCKET,
-        prefix=f"tests/{secrets.token_hex(8)}",
-        endpoint=weed.endpoint,
-        region="us-east-1",
-        access_key="test-key",
-        secret_key="test-canary-secret",
-        connect_timeout_s=2,
-        read_timeout_s=20,
-        attempts=3,
-    )
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children(pid: int) -> list[int]:
-    """All processes below that one; those that end meanwhile are left out."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for child in map(int, task.read_text().split()):
-                found += [child, *children(child)]
-    return found

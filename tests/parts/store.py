@@ -69,6 +69,11 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def place(weed: ObjectStore) -> S3Place:
+    return s3_place(weed)
+
+
+def s3_place(weed: ObjectStore) -> S3Place:
+    """A place of its own in the session's store, with all rights."""
     return S3Place(
         bucket=BUCKET,
         prefix=f"tests/{uuid.uuid4().hex}",
