@@ -1,5 +1,6 @@
 """Fixtures of all rings: real local parts, each in its own module. Prefect hears of its home before it is imported."""
 
+import gc
 import os
 import tempfile
 
@@ -15,3 +16,9 @@ for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 
 pytest_plugins = ["tests.parts.pooler", "tests.parts.postgres", "tests.parts.store", "tests.parts.traffic"]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded now stays: no collector, least of all that of a fork, goes through it again."""
+    gc.collect()
+    gc.freeze()

@@ -132,7 +132,7 @@ def crew_for(  # noqa: PLR0913 - options by keyword, each with a default
     workers: int = 2,
     application_name: str = "shipkeeper",
 ) -> Crew:
-    """Workers for both load and read_back, used with `with`; a crew more would cost its start."""
+    """Workers for both load and read_back, used with `with`: a crew more would cost its start, as would idle ones."""
     with closing(address.connect(application_name=application_name)) as connection:
         version = connection.info.server_version
     orders = {
@@ -146,7 +146,7 @@ def crew_for(  # noqa: PLR0913 - options by keyword, each with a default
         "server_version_num": version,
         "identities": list(identities),
     }
-    return Crew(orders, workers)
+    return Crew(orders, min(workers, len(contents.data()) + len(_blob_jobs(contents))))
 
 
 def load(  # noqa: PLR0913 - options by keyword, each with a default

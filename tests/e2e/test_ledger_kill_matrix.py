@@ -16,7 +16,7 @@ from tests.parts import random_deaths
 from tests.parts.killing import Arguments, Matrix
 from tests.parts.ledger import ledger_database
 from tests.parts.nursery import Nursery
-from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger
+from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_arguments, toy_ledger
 
 LEASE_S = 1.5
 COPYING = threading.Lock()  # Postgres copies a database only while nobody else does
@@ -54,19 +54,18 @@ def matrix(folder: Path, address: Address, nursery: Nursery, kind: str, **plan: 
         world = ToyWorld(place, own)
         for name in ("blue", "x", "y"):
             ToyFile(name).write(world, "running")
-        made = ToyPlan(stage=label, database=label, **plan).model_dump(mode="json")
-        common = {"folder": str(place), "address": own.to_json(), "lease_s": LEASE_S}
-        return common | {"kind": kind, "plan": made, "key": label}
+        made = ToyPlan(stage=label, database=label, **plan)
+        return toy_arguments(world, kind, made, label, LEASE_S)
 
-    def world(arguments: Arguments) -> ToyWorld:
+    def world_of(arguments: Arguments) -> ToyWorld:
         return ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
 
     return Matrix(
         run="tests.parts.toys:run",
         fresh=fresh,
-        ledger=lambda arguments: toy_ledger(world(arguments), LEASE_S),
+        ledger=lambda arguments: toy_ledger(world_of(arguments), LEASE_S),
         nursery=nursery,
-        fingerprint=lambda arguments: [*world(arguments).written()],
+        fingerprint=lambda arguments: [*world_of(arguments).written()],
     )
 
 
@@ -100,6 +99,6 @@ def test_the_matrix_can_fail(tmp_path: Path, address: Address, nursery: Nursery)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
 @given(plan=random_deaths.plans(), deaths=random_deaths.deaths())
 def test_four_hundred_plans_end_as_wanted_or_as_before(
-    address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
+    nursery: Nursery, address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
 ) -> None:
-    random_deaths.check(address, plan, deaths)
+    random_deaths.check(nursery, address, plan, deaths)

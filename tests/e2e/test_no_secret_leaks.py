@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from os import getpid
 from pathlib import Path
@@ -72,6 +72,7 @@ class Watch:
 
     temporary: Path
     seen: set[str] = field(default_factory=set[str])
+    known: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
     over: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
@@ -79,14 +80,21 @@ class Watch:
             for pid in [getpid(), *children(getpid())]:
                 self._read(Path(f"/proc/{pid}/cmdline"))
             for path in self.temporary.rglob("*"):
-                self._read(path)
+                with suppress(OSError):  # gone meanwhile
+                    if path.is_file() and "prefect-test.db" not in path.name and self._new(path):
+                        self._read(path)
+
+    def _new(self, path: Path) -> bool:
+        """Whether it was not read yet as it is now."""
+        found = path.stat()
+        now = (str(path), found.st_mtime_ns, found.st_size)
+        new = now not in self.known
+        self.known.add(now)
+        return new
 
     def _read(self, path: Path) -> None:
-        try:
-            if path.is_file() and "prefect-test.db" not in path.name:
-                self.seen.add(path.read_bytes()[: 1 << 20].decode(errors="replace").replace("\0", " "))
-        except OSError:
-            return  # gone meanwhile
+        with suppress(OSError):
+            self.seen.add(path.read_bytes()[: 1 << 20].decode(errors="replace").replace("\0", " "))
 
 
 @pytest.fixture(scope="module")

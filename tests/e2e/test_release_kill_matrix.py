@@ -11,6 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from flows.ledger import Ledger
 from flows.records import Plan
 from flows.rollback.tasks import make_plan
 from tests.parts.killing import AT_ONCE, Arguments, Book, Matrix, settled
-from tests.parts.lane import Lane, open_lane
+from tests.parts.lane import Lane, empty_lane, visited
 from tests.parts.nursery import Child, Nursery
 from tests.parts.processes import eventually
 from tests.parts.scene import scene
@@ -127,12 +128,13 @@ def lanes(
     """By the database of the lane's ledger."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(without_prefect())
-        made = dict[str, Lane]()
-        for number in range(AT_ONCE):
-            folder = tmp_path_factory.mktemp(f"lane{number}")
-            one = stack.enter_context(scene(postgres17, s3_place(weed), folder / "scene"))
-            made[one.environ["LEDGER_URL"]] = stack.enter_context(open_lane(one, folder / "rollout"))
-        yield made
+        folders = [tmp_path_factory.mktemp("lane") for _ in range(AT_ONCE)]
+        scenes = [stack.enter_context(scene(postgres17, s3_place(weed), folder / "scene")) for folder in folders]
+        empty = [stack.enter_context(empty_lane(*each)) for each in zip(scenes, folders, strict=True)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(Lane.fill, empty))
+        made = [stack.enter_context(visited(*each)) for each in zip(empty, folders, strict=True)]
+        yield {lane.environ["LEDGER_URL"]: lane for lane in made}
 
 
 @pytest.fixture(scope="module")

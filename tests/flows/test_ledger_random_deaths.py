@@ -9,12 +9,20 @@ from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
 from tests.parts import random_deaths
 from tests.parts.ledger import ledger_database
+from tests.parts.nursery import Nursery
 from tests.parts.toys import ToyPlan
 
 
 @pytest.fixture(scope="module")
 def address(postgres17: Cluster) -> Generator[Address]:
     yield from ledger_database(postgres17)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Generator[Nursery]:
+    made = Nursery("tests.parts.toys")
+    yield made
+    made.close()
 
 
 @settings(
@@ -25,6 +33,6 @@ def address(postgres17: Cluster) -> Generator[Address]:
 )
 @given(plan=random_deaths.plans(), deaths=random_deaths.deaths())
 def test_every_plan_ends_as_wanted_or_as_before(
-    address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
+    nursery: Nursery, address: Address, plan: ToyPlan, deaths: list[random_deaths.Death]
 ) -> None:
-    random_deaths.check(address, plan, deaths)
+    random_deaths.check(nursery, address, plan, deaths)

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, LiteralString
 
-from psycopg.rows import dict_row
 from pydantic import JsonValue
 
 from flows.ledger import Ledger, Unheard
+from flows.ledger.line import Line
 from flows.ledger.setting import rebuilt
 from tests.parts.nursery import Child, Nursery
 
@@ -166,8 +167,11 @@ class Book:
         return found + [each for each in map(self._misplaced, _positions(steps, row["state"])) if each]
 
     def _ask(self, statement: LiteralString, values: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
-        with self.ledger.address.connect() as connection:
-            return connection.cursor(row_factory=dict_row).execute(statement, values).fetchall()
+        return self._line.ask(statement, values)
+
+    @cached_property
+    def _line(self) -> Line:
+        return Line(self.ledger.address, lease_s=60, looks=False)
 
     def _misplaced(self, position: tuple[Mapping[str, Any], JsonValue]) -> str:
         step, want = position

@@ -138,6 +138,11 @@ class Lane:
         plan = self.plan(commit)
         self.world.carry_out(roll_out, plan, key=plan.key)
 
+    def fill(self) -> None:
+        """Release the good commits, one after the other."""
+        for commit in self.good:
+            self.deploy(commit)
+
     def position(self) -> list[object]:
         """Where the world stands: weights, and each slot's commit and processes."""
         world = self.world
@@ -168,6 +173,15 @@ class Lane:
 @contextmanager
 def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 0.1) -> Generator[Lane]:
     """A lane whose third release serves, the second one is kept; under visitors."""
+    with empty_lane(scene, folder) as service:
+        service.fill()
+        with visited(service, folder, clients=clients, pause_s=pause_s) as made:
+            yield made
+
+
+@contextmanager
+def empty_lane(scene: Scene, folder: Path) -> Generator[Lane]:
+    """A lane that nothing was released to, without visitors."""
     executed = folder / "executed.txt"
     with rollout(scene, folder) as made, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SERVICE_EXECUTED", str(executed))
@@ -177,11 +191,14 @@ def open_lane(scene: Scene, folder: Path, *, clients: int = 2, pause_s: float = 
         bad = made.repository.release("feat: a fault", {"bad": True})
         made.repository.release("fix: the fault", {})
         scene.toml(more=RELEASE.format(minimum_s=1))
-        service = Lane(made, environ, tuple(releases), bad, Visitors(executed), executed)
-        for commit in releases:
-            service.deploy(commit)
-        with visiting(made.balancer.ports["frontend"], folder, clients, pause_s) as visitors:
-            yield replace(service, visitors=visitors)
+        yield Lane(made, environ, tuple(releases), bad, Visitors(executed), executed)
+
+
+@contextmanager
+def visited(service: Lane, folder: Path, *, clients: int = 2, pause_s: float = 0.1) -> Generator[Lane]:
+    """The lane under visitors."""
+    with visiting(service.rollout.balancer.ports["frontend"], folder, clients, pause_s) as visitors:
+        yield replace(service, visitors=visitors)
 
 
 def live_through(service: Lane) -> str:

@@ -4,6 +4,7 @@ As a program (`python -m tests.parts.nursery MODULE...`) it is that one: a line 
 when each began and ended. It has one thread, so that a fork is safe.
 """
 
+import gc
 import json
 import os
 import select
@@ -110,13 +111,12 @@ def _child(run: str, arguments: Mapping[str, Any], environ: Mapping[str, str]) -
         os._exit(code)
 
 
-def _tell_who_ended(alive: set[int]) -> None:
-    """They stay as zombies, so that who looks at one in /proc finds it."""
-    for pid in list(alive):
-        if found := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            alive.remove(pid)
-            killed = found.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
-            _say("ended", pid, -found.si_status if killed else found.si_status)
+def _tell_end(pid: int) -> None:
+    """It stays as a zombie, so that who looks at it in /proc finds it."""
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert found
+    killed = found.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
+    _say("ended", pid, -found.si_status if killed else found.si_status)
 
 
 def _say(*words: object) -> None:
@@ -125,11 +125,13 @@ def _say(*words: object) -> None:
 
 
 def _serve(asked: IO[bytes]) -> None:
-    alive = set[int]()
+    alive = dict[int, int]()  # by the descriptor that can be read once it ended
     while True:
-        ready, _, _ = select.select([asked], [], [], 0.02)
-        _tell_who_ended(alive)
-        if not ready:
+        ready, _, _ = select.select([asked.fileno(), *alive], [], [])
+        for descriptor in alive.keys() & set(ready):
+            os.close(descriptor)
+            _tell_end(alive.pop(descriptor))
+        if asked.fileno() not in ready:
             continue
         line = asked.readline()
         if not line:
@@ -137,7 +139,7 @@ def _serve(asked: IO[bytes]) -> None:
         pid = os.fork()
         if not pid:
             _child(*json.loads(line))
-        alive.add(pid)
+        alive[os.pidfd_open(pid)] = pid
         _say("began", pid, 0)
 
 
@@ -145,4 +147,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         import_module(name)
     assert threading.active_count() == 1
+    gc.freeze()  # a child's collector leaves alone, and shared, what was here before it
     _serve(open(0, "rb", buffering=0, closefd=False))  # noqa: SIM115 - it is open already, and unbuffered for select

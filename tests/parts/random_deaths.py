@@ -8,10 +8,12 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from blocks.postgres.address import Address
-from tests.parts.deaths import DIED, expire, fork, reconcile
+from tests.parts.deaths import DIED, expire
 from tests.parts.killing import MOMENTS, Book
-from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_ledger, toy_moves
+from tests.parts.nursery import Nursery
+from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_arguments, toy_ledger
 
+AGAIN, SETTLE = "tests.parts.toys:run", "tests.parts.toys:settle"
 NUMBER = itertools.count()
 BASE = {"a": 0, "b": 0}
 Death = tuple[str, bool]  # where it dies, and whether the next to come is reconcile (else the same key again)
@@ -33,13 +35,13 @@ def deaths() -> st.SearchStrategy[list[Death]]:
     return st.lists(st.tuples(st.sampled_from([*moments, "commit", "settle"]), st.booleans()), min_size=1, max_size=4)
 
 
-def check(address: Address, plan: ToyPlan, deaths: list[Death]) -> None:
+def check(nursery: Nursery, address: Address, plan: ToyPlan, deaths: list[Death]) -> None:
     """Run the plan through its deaths; whoever comes next takes over; then look at the world and the journal."""
     with tempfile.TemporaryDirectory() as folder:
         world = ToyWorld(Path(folder), address)
         for name, value in BASE.items():
             ToyFile(name).write(world, value)
-        _run(world, plan, deaths)
+        _run(nursery, world, plan, deaths)
         with closing(toy_ledger(world)) as ledger:
             book = Book(ledger, plan.stage)
             assert book.operation()["ended_at"], "it is not settled"
@@ -47,20 +49,19 @@ def check(address: Address, plan: ToyPlan, deaths: list[Death]) -> None:
             assert world.cells() == _expected(plan, book.operation()["state"])
 
 
-def _run(world: ToyWorld, plan: ToyPlan, deaths: list[Death]) -> None:
-    def again() -> None:
-        toy_ledger(world).carry_out(toy_moves, plan, key=plan.stage)
+def _run(nursery: Nursery, world: ToyWorld, plan: ToyPlan, deaths: list[Death]) -> None:
+    arguments = toy_arguments(world, "toy moves", plan, plan.stage)
 
-    def reconciled() -> None:
-        reconcile(toy_ledger(world))
+    def ended(act: str, point: str = "") -> int:
+        return nursery.start(act, arguments, {"FAULT_AT": point, "FAULT": "kill"}).wait(60)
 
-    comes = [again, *(reconciled if by_reconcile else again for _, by_reconcile in deaths)]
+    comes = [AGAIN, *(SETTLE if by_reconcile else AGAIN for _, by_reconcile in deaths)]
     points = [*(point for point, _ in deaths), ""]
     for act, point in zip(comes, points, strict=True):
-        if fork(act, point).ended() != DIED:
+        if ended(act, point) != DIED:
             break
         expire(world.address)
-    fork(again).ended()
+    ended(AGAIN)
 
 
 def _expected(plan: ToyPlan, state: str) -> dict[str, int | None]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from prefect import flow
 
+from blocks.storage.objects import S3Place
+from blocks.web import ask
 from flows.backup.steps import CommitPlan, commit
 from flows.deploy.plan import DeployPlan
 from flows.deploy.steps import MigrationPlan, migrate, roll_out
@@ -31,6 +33,10 @@ LISTS: Mapping[str, tuple[Steps[Any], type[Plan]]] = {
     "migrate": (migrate, MigrationPlan),
     "rollback": (go_back, RollbackPlan),
 }
+
+# What costs a process its first half second, so that every fork has it: a store's client, and whom to believe over TLS.
+S3Place(bucket="any", access_key="any", secret_key="any").open()
+ask("http://127.0.0.1:1")
 
 
 def run(arguments: Mapping[str, Any]) -> None:

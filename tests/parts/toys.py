@@ -18,6 +18,7 @@ from blocks.errors import Refused
 from blocks.postgres.address import Address
 from flows.ledger import Back, Ledger, Operation, Setting, application_name, steps, still
 from flows.records import Plan
+from tests.parts.deaths import reconcile
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,23 @@ def toy_ledger(world: ToyWorld, lease_s: float = 3.0, **options: Any) -> Ledger:
     return Ledger(world.address, world, lease=timedelta(seconds=lease_s), **options)
 
 
+def toy_arguments(world: ToyWorld, kind: str, plan: ToyPlan, key: str, lease_s: float = 3.0) -> dict[str, Any]:
+    """What `run` and `settle` are called with."""
+    common = {"folder": str(world.folder), "address": world.address.to_json(), "lease_s": lease_s}
+    return common | {"kind": kind, "plan": plan.model_dump(mode="json"), "key": key}
+
+
 def run(arguments: Mapping[str, Any]) -> None:
     """What a process of its own does: carry out the list `kind` with `plan` under `key`."""
+    plan = ToyPlan.model_validate(arguments["plan"])
+    _ledger_of(arguments).carry_out(LISTS[arguments["kind"]], plan, key=arguments["key"])
+
+
+def settle(arguments: Mapping[str, Any]) -> None:
+    """What another does: reconcile until nothing is open."""
+    reconcile(_ledger_of(arguments))
+
+
+def _ledger_of(arguments: Mapping[str, Any]) -> Ledger:
     world = ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
-    ledger = toy_ledger(world, arguments["lease_s"])
-    ledger.carry_out(LISTS[arguments["kind"]], ToyPlan.model_validate(arguments["plan"]), key=arguments["key"])
+    return toy_ledger(world, arguments["lease_s"])
