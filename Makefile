@@ -36,7 +36,7 @@ test: $(READY) ## shape, decisions, blocks, flows: under 8 minutes
 	@$(PYTEST) -n 4 $(SIDE_BY_SIDE) $(RINGS) $(ARGS)
 
 test-e2e: $(READY) ## the whole local stage, with server and worker; things are killed
-	@$(PYTEST) -n 2 $(SIDE_BY_SIDE) $(E2E) $(ARGS)
+	@$(PYTEST) -n 3 $(SIDE_BY_SIDE) $(E2E) $(ARGS)
 
 bench: $(READY) ## times and memory against pg_dump and the original pipeline
 	@$(RUN) -m tests.bench $(ARGS); status=$$?; \

@@ -10,11 +10,11 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from blocks.errors import BlockError, Refused
+from blocks.errors import BlockError, Refused, Unreachable
 from blocks.storage.objects import Objects, S3Place
 from deployments.local.running import Running
 
@@ -58,17 +58,26 @@ class ObjectStore:
     ) -> Self:
         """Start it, unless it runs, with bucket made; returns once an object was put and read. It keeps its ports."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        identities = _identities(self.folder, [Identity(access_key, secret_key, ("Admin",)), *others])
+        place = S3Place(bucket, ".probe", None, "us-east-1", access_key, secret_key, attempts=1)
+        try:
+            self._start(identities, place, port)
+        except Unreachable:
+            if "address already in use" not in self._running.log.read_text(errors="replace"):
+                raise
+            self._start(identities, place, port)  # a port that was free when it was chosen had become another's
+        return self
+
+    def _start(self, identities: Path, place: S3Place, port: int | None) -> None:
         if not self._running.alive():
-            ports = self._chosen_ports(port)
-            identities = _identities(self.folder, [Identity(access_key, secret_key, ("Admin",)), *others])
-            self._running.start(_command(self.folder, identities, bucket, ports), self._environ)
-        probe = S3Place(bucket, ".probe", self.endpoint, "us-east-1", access_key, secret_key, attempts=1).open()
+            command = _command(self.folder, identities, place.bucket, self._chosen_ports(port))
+            self._running.start(command, self._environ)
+        probe = replace(place, endpoint=self.endpoint).open()
         try:
             self._running.await_ready(lambda: _serves(probe), _START_S, "the object store")
         except BaseException:
             self.stop()
             raise
-        return self
 
     def stop(self) -> None:
         """End it, and wait until it has; its data stay."""
