@@ -13,12 +13,14 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
+ZOMBIES = 16
 
 
 class Child:
@@ -112,7 +114,6 @@ def _child(run: str, arguments: Mapping[str, Any], environ: Mapping[str, str]) -
 
 
 def _tell_end(pid: int) -> None:
-    """It stays as a zombie, so that who looks at it in /proc finds it."""
     found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert found
     killed = found.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
@@ -126,11 +127,15 @@ def _say(*words: object) -> None:
 
 def _serve(asked: IO[bytes]) -> None:
     alive = dict[int, int]()  # by the descriptor that can be read once it ended
+    ended = deque[int]()  # the last ones stay as zombies, so that who looks at one in /proc finds it
     while True:
         ready, _, _ = select.select([asked.fileno(), *alive], [], [])
         for descriptor in alive.keys() & set(ready):
             os.close(descriptor)
-            _tell_end(alive.pop(descriptor))
+            ended.append(alive.pop(descriptor))
+            _tell_end(ended[-1])
+        while len(ended) > ZOMBIES:
+            os.waitpid(ended.popleft(), 0)
         if asked.fileno() not in ready:
             continue
         line = asked.readline()
