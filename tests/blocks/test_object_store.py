@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from blocks.errors import Unreachable
-from deployments.local import objectstore
-from deployments.local.objectstore import ObjectStore
+from deployments.local.objectstore import ObjectStore, weed
 
 LOST = "F1129 20:17:32 filer.go:461 failed to listen on grpc port 45051: listen tcp 127.0.0.1:45051: bind: {}"
 
@@ -15,24 +14,20 @@ def stumbling(folder: Path, why: str) -> str:
     """The server, which ends at its first start as it did on a busy machine."""
     script = folder / "weed"
     first = f"mkdir '{folder}/tried' 2>/dev/null && echo '{LOST.format(why)}' && exit 1"
-    script.write_text(f"#!/bin/sh\n{first}\nexec '{objectstore._weed()}' \"$@\"\n")  # pyright: ignore[reportPrivateUsage] - the real one
+    script.write_text(f"#!/bin/sh\n{first}\nexec '{weed()}' \"$@\"\n")
     script.chmod(0o755)
     return str(script)
 
 
-def test_a_port_that_became_anothers_after_it_was_chosen_is_no_reason_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, weed = ObjectStore(tmp_path / "store"), stumbling(tmp_path, "address already in use")
-    monkeypatch.setattr(objectstore, "_weed", lambda: weed)
+def test_a_port_that_became_anothers_after_it_was_chosen_is_no_reason_to_end(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path / "store", stumbling(tmp_path, "address already in use"))
     try:
         assert store.start("test-key", "test-canary-secret", "backups") is store
     finally:
         store.stop()
 
 
-def test_another_reason_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, weed = ObjectStore(tmp_path / "store"), stumbling(tmp_path, "permission denied")
-    monkeypatch.setattr(objectstore, "_weed", lambda: weed)
+def test_another_reason_is_told_at_once(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path / "store", stumbling(tmp_path, "permission denied"))
     with pytest.raises(Unreachable, match=r"ended while it was starting: .*permission denied"):
         store.start("test-key", "test-canary-secret", "backups")

@@ -9,7 +9,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks.errors import Refused, Unreachable
 from blocks.postgres.address import Address
@@ -18,6 +17,7 @@ from flows.ledger import Operation, Settled, steps
 from tests.parts.deaths import DIED, expire, fork, reconcile
 from tests.parts.killing import Book
 from tests.parts.ledger import ledger_database, make_world
+from tests.parts.prefect_server import prefect_server
 from tests.parts.processes import eventually
 from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_deploy, toy_ledger
 
@@ -29,7 +29,7 @@ def address(postgres17: Cluster) -> Generator[Address]:
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Generator[None]:
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_server():
         yield
 
 

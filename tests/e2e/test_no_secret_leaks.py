@@ -22,7 +22,6 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.logging.configuration import setup_logging
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 from psycopg import sql
 
 from blocks.postgres.cluster import Cluster
@@ -41,6 +40,7 @@ from flows.verify.flow import verify
 from flows.world import wanted_blocks
 from tests.parts.environment import url_of
 from tests.parts.postgres import PASSWORD
+from tests.parts.prefect_server import prefect_server
 from tests.parts.processes import children
 from tests.parts.rollout import Rollout, started
 from tests.parts.scene import Scene, scene
@@ -210,7 +210,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
     tempfile.tempdir = None  # it is looked up again
     watch = Watch(temporary)
     watching = threading.Thread(target=watch.look)
-    with prefect_test_harness(server_startup_timeout=180), logging_of_flows():
+    with prefect_server(), logging_of_flows():
         url = str(prefect.settings.PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
         save_blocks(releases)
         watching.start()

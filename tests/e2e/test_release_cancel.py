@@ -12,11 +12,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.flows.conftest import stage
 from tests.parts.killing import ROOT, Book
 from tests.parts.lane import Lane, open_lane
+from tests.parts.prefect_server import prefect_server
 from tests.parts.scene import Scene
 
 __all__ = ["stage"]  # a fixture
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def service(stage: Scene, tmp_path_factory: pytest.TempPathFactory) -> Generator[Lane]:
-    with open_lane(stage, tmp_path_factory.mktemp("cancel")) as made, prefect_test_harness(server_startup_timeout=180):
+    with open_lane(stage, tmp_path_factory.mktemp("cancel")) as made, prefect_server():
         made.bakes(60)
         yield made
 

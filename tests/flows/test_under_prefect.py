@@ -16,6 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
@@ -26,7 +27,6 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks.postgres.address import Address
 from blocks.postgres.cluster import Cluster
@@ -40,6 +40,7 @@ from flows.reconcile.heartbeats import SILENT, Heard
 from flows.reconcile.tasks import HEARTBEAT, listen
 from flows.restore.flow import restore
 from flows.status.flow import status
+from tests.parts.prefect_server import prefect_server
 from tests.parts.scene import Scene, scene
 from tests.parts.store import s3_place
 from tests.parts.wire import Wire
@@ -50,7 +51,7 @@ def stage(postgres17: Cluster, weed: ObjectStore, tmp_path_factory: pytest.TempP
     """A scene whose blocks are on a Prefect server of this module's own."""
     folder = tmp_path_factory.mktemp("stage")
     at_once = temporary_settings({PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL: 0.2})
-    with at_once, scene(postgres17, s3_place(weed), folder) as made, prefect_test_harness(server_startup_timeout=180):
+    with at_once, scene(postgres17, s3_place(weed), folder) as made, prefect_server():
         for wanted in wanted_blocks(made.world.stage, made.environ):
             if not wanted.missing:
                 wanted.build().save(wanted.name, overwrite=True)
@@ -204,7 +205,6 @@ class Deaf(Wire):
                 end.shutdown(socket.SHUT_RDWR)
 
 
-# the last of this file: a run after it sends its events to nobody, and the server's end waits for them
 def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
     stage: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +216,7 @@ def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
         way: dict[Any, Any] = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}
         with temporary_settings(way):
             state = backup("test", "daily", return_state=True)
+            EventsWorker.drain_all(timeout=30)  # over this wire: the server's end would wait for them for ever
         assert wire.broken >= 1
     assert state.is_completed(), state.message
     assert caplog.text.count("the progress is not shown (") == 1
