@@ -44,9 +44,9 @@ def _handle(pid: int, carrying: str, opened: ExitStack) -> int | None:
 def _mark_of(pid: int, name: str) -> str:
     """Nothing for another user's process, one that ended, and one without."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as environ:  # noqa: PTH123 - as above
-            if os.fstat(environ.fileno()).st_uid != os.geteuid():
-                return ""
+        if os.stat(f"/proc/{pid}").st_uid != os.geteuid():  # noqa: PTH116 - as above
+            return ""
+        with open(f"/proc/{pid}/environ", "rb") as environ:  # noqa: PTH123 - as above; root owns that of who became another
             variables = b"\0" + environ.read()
     except OSError:
         return ""

@@ -61,9 +61,12 @@ class ObjectStore:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         identities = _identities(self.folder, [Identity(access_key, secret_key, ("Admin",)), *others])
         place = S3Place(bucket, ".probe", None, "us-east-1", access_key, secret_key, attempts=1)
+        known = self._ports.exists()
         try:
             self._start(identities, place, port)
         except Unreachable:
+            if not known:
+                self._ports.unlink()
             if "address already in use" not in self._running.log.read_text(errors="replace"):
                 raise
             self._start(identities, place, port)  # a port that was free when it was chosen had become another's

@@ -52,7 +52,7 @@ class Running:
     def alive(self) -> bool:
         """Whether the process that we started still lives."""
         known = self._known()
-        return bool(known) and _start_time(known[0]) == known[1]
+        return known is not None and known[1] != "" and _start_time(known[0]) == known[1]
 
     def await_ready(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait until `ready` says so; Unreachable when the process dies or the time is over."""

@@ -1,5 +1,6 @@
 """The local stage's object store: what happens around its start."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,14 @@ LOST = "F1129 20:17:32 filer.go:461 failed to listen on grpc port 45051: listen 
 def stumbling(folder: Path, why: str) -> str:
     """The server, which ends at its first start as it did on a busy machine."""
     script = folder / "weed"
-    first = f"mkdir '{folder}/tried' 2>/dev/null && echo '{LOST.format(why)}' && exit 1"
-    script.write_text(f"#!/bin/sh\n{first}\nexec '{weed()}' \"$@\"\n")
+    script.write_text(f"""#!/bin/sh
+        if mkdir '{folder}/tried' 2>/dev/null; then
+            cp '{folder}/store/ports.json' '{folder}/tried'
+            echo '{LOST.format(why)}'
+            exit 1
+        fi
+        exec '{weed()}' "$@"
+    """)
     script.chmod(0o755)
     return str(script)
 
@@ -23,6 +30,8 @@ def test_a_port_that_became_anothers_after_it_was_chosen_is_no_reason_to_end(tmp
     store = ObjectStore(tmp_path / "store", stumbling(tmp_path, "address already in use"))
     try:
         assert store.start("test-key", "test-canary-secret", "backups") is store
+        lost, found = (json.loads((tmp_path / name / "ports.json").read_text()) for name in ("tried", "store"))
+        assert lost["s3"] != found["s3"]
     finally:
         store.stop()
 

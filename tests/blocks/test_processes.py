@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
 from blocks.errors import Missing, Refused, Unreachable
+from blocks.marked import marked
 from blocks.processes import Processes
 from blocks.repository import Repository
 from deployments.local.objectstore import free_ports
@@ -321,3 +323,16 @@ def test_a_commit_that_cannot_be_unpacked_is_refused_and_leaves_nothing(
     with pytest.raises(Refused, match="could not be checked out"):
         repository.checkout(first, broken / first)
     assert list(broken.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_one_that_became_another_users_is_not_ours() -> None:
+    becomes = "import os, signal; print(os.setuid(65534), flush=True); signal.pause()"
+    command, mark = [sys.executable, "-c", becomes], "SHIPKEEPER_TEST_MARK"
+    with subprocess.Popen(command, env={mark: "x"}, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            assert list(marked(mark)) == []
+        finally:
+            process.kill()

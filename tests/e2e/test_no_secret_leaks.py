@@ -72,22 +72,25 @@ class Watch:
 
     temporary: Path
     seen: set[str] = field(default_factory=set[str])
-    known: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
+    known: set[tuple[int, int, int]] = field(default_factory=set[tuple[int, int, int]])
     over: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
         while not self.over.wait(0.02):
             for pid in [getpid(), *children(getpid())]:
                 self._read(Path(f"/proc/{pid}/cmdline"))
-            for path in self.temporary.rglob("*"):
-                with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # a folder that went meanwhile ends this look, not the next one
+                for path in self.temporary.rglob("*"):
                     if path.is_file() and "prefect-test.db" not in path.name and self._new(path):
                         self._read(path)
 
     def _new(self, path: Path) -> bool:
         """Whether it was not read yet as it is now."""
-        found = path.stat()
-        now = (str(path), found.st_mtime_ns, found.st_size)
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        now = (found.st_ino, found.st_ctime_ns, found.st_size)
         new = now not in self.known
         self.known.add(now)
         return new
@@ -216,6 +219,7 @@ def test_no_secret_is_anywhere_and_every_failure_is_its_sentence(
         watching.start()
         try:
             said = run_all(stage, releases)
+            assert watching.is_alive()
         finally:
             watch.over.set()
             watching.join()

@@ -216,7 +216,9 @@ def test_a_server_that_goes_away_while_progress_is_shown_stops_no_backup(
         way: dict[Any, Any] = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}
         with temporary_settings(way):
             state = backup("test", "daily", return_state=True)
-            EventsWorker.drain_all(timeout=30)  # over this wire: the server's end would wait for them for ever
+            sent = EventsWorker.drain_all(timeout=30)  # over this wire: the server's end would wait for them for ever
+        assert isinstance(sent, tuple)
+        assert not sent[1], "events that were never sent"
         assert wire.broken >= 1
     assert state.is_completed(), state.message
     assert caplog.text.count("the progress is not shown (") == 1

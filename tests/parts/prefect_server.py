@@ -9,7 +9,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 @contextmanager
 def prefect_server() -> Generator[None]:
-    """Prefect's own harness; events for a server of earlier tests are given up: this one's would wait behind."""
+    """Prefect's own harness; events for a server of earlier tests are left behind: this one's would wait for them."""
     EventsWorker.drain_all(timeout=0)
     with prefect_test_harness(server_startup_timeout=180):
         yield
