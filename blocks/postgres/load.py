@@ -132,7 +132,7 @@ def crew_for(  # noqa: PLR0913 - options by keyword, each with a default
     workers: int = 2,
     application_name: str = "shipkeeper",
 ) -> Crew:
-    """Workers for both load and read_back, used with `with`: a crew more, or one larger than needed, costs its start."""
+    """Workers for both load and read_back, used with `with`: another one, or a larger one, costs its start."""
     with closing(address.connect(application_name=application_name)) as connection:
         version = connection.info.server_version
     orders = {
