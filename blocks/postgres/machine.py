@@ -136,7 +136,7 @@ def kill_all(data: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise Unreachable(f"processes of the Postgres in {data} do not end: {pids}")
-        time.sleep(0.01)
+        time.sleep(0.01)  # of a folder's processes nobody tells that the last one is gone
 
 
 def _living(data: Path) -> Iterator[int]:

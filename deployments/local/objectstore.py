@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -59,24 +59,24 @@ class ObjectStore:
     ) -> Self:
         """Start it, unless it runs, with bucket made; returns once an object was put and read. It keeps its ports."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        identities = _identities(self.folder, [Identity(access_key, secret_key, ("Admin",)), *others])
-        place = S3Place(bucket, ".probe", None, "us-east-1", access_key, secret_key, attempts=1)
-        known = self._ports.exists()
+        known, identities = self._ports.exists(), [Identity(access_key, secret_key, ("Admin",)), *others]
         try:
-            self._start(identities, place, port)
+            self._start(identities, bucket, port)
         except Unreachable:
-            if not known:
-                self._ports.unlink()
             if "address already in use" not in self._running.log.read_text(errors="replace"):
                 raise
-            self._start(identities, place, port)  # a port that was free when it was chosen had become another's
+            if not known:
+                self._ports.unlink()
+            self._start(identities, bucket, port)  # a port that was free when it was chosen had become another's
         return self
 
-    def _start(self, identities: Path, place: S3Place, port: int | None) -> None:
+    def _start(self, identities: Sequence[Identity], bucket: str, port: int | None) -> None:
         if not self._running.alive():
-            command = [self.binary or weed(), *_words(self.folder, identities, place.bucket, self._chosen_ports(port))]
-            self._running.start(command, self._environ)
-        probe = replace(place, endpoint=self.endpoint).open()
+            ports = self._chosen_ports(port)
+            words = _words(self.folder, _identities(self.folder, identities), bucket, ports)
+            self._running.start([self.binary or weed(), *words], self._environ)
+        key, secret = identities[0].access_key, identities[0].secret_key
+        probe = S3Place(bucket, ".probe", self.endpoint, "us-east-1", key, secret, attempts=1).open()
         try:
             self._running.await_ready(lambda: _serves(probe), _START_S, "the object store")
         except BaseException:

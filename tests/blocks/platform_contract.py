@@ -67,9 +67,8 @@ class PlatformContract:
     @pytest.fixture
     def nursery(self) -> Iterator[Nursery]:
         """Starters that cost one import together."""
-        made = Nursery("tests.blocks.platform_contract")
-        yield made
-        made.close()
+        with Nursery("tests.blocks.platform_contract") as made:
+            yield made
 
     def test_a_build_is_a_clean_checkout_and_made_once(
         self, platform: Processes, commits: Sequence[str], tmp_path: Path

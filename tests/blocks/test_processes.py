@@ -85,12 +85,9 @@ def test_all_processes_of_a_release_end_also_those_that_do_not_listen(first: str
 
 def test_a_release_has_sigint_as_it_is_by_default(platform: Processes, first: str, tmp_path: Path) -> None:
     fields = platform.model_dump(include={"folder", "repository", "ports", "start_command", "grace_s"})
-    nursery = Nursery("tests.blocks.test_processes")
-    child = nursery.start(
-        "tests.blocks.test_processes:start_deaf", {"platform": fields, "slot": "blue", "commit": first}, {}
-    )
-    assert child.wait(20) == 0
-    nursery.close()
+    arguments = {"platform": fields, "slot": "blue", "commit": first}
+    with Nursery("tests.blocks.test_processes") as nursery:
+        assert nursery.start("tests.blocks.test_processes:start_deaf", arguments, {}).wait(20) == 0
     status = Path(f"/proc/{platform.slots()['blue'].pids[0]}/status").read_text()
     [ignored] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn")]
     assert not ignored & 1 << signal.SIGINT - 1
@@ -170,21 +167,20 @@ def test_a_fresh_checkout_of_a_killed_process_goes_with_the_next_one_and_no_livi
     platform: Processes, first: str
 ) -> None:
     fields = platform.model_dump(include={"folder", "repository", "ports", "start_command", "grace_s"})
-    nursery = Nursery("tests.blocks.test_processes")
     checkouts = Path(platform.folder) / "checkouts"
     arguments = {"platform": fields, "commit": first}
-    held = [nursery.start("tests.blocks.test_processes:hold_a_checkout", arguments, {}) for _ in range(2)]
-    eventually(lambda: len(list(checkouts.glob("*/*/held"))) == 2)
-    killed, living = sorted(checkouts.glob("*/*/held"), key=lambda each: int(each.read_text()) != held[0].pid)
-    held[0].kill()
-    held[0].wait(10)
-    assert killed.exists()
-    with platform.fresh_checkout(first) as ours:
-        assert not killed.parent.parent.exists()
-        assert living.exists()
-        assert ours.exists()
-    held[1].kill()
-    nursery.close()
+    with Nursery("tests.blocks.test_processes") as nursery:
+        held = [nursery.start("tests.blocks.test_processes:hold_a_checkout", arguments, {}) for _ in range(2)]
+        eventually(lambda: len(list(checkouts.glob("*/*/held"))) == 2)
+        killed, living = sorted(checkouts.glob("*/*/held"), key=lambda each: int(each.read_text()) != held[0].pid)
+        held[0].kill()
+        held[0].wait(10)
+        assert killed.exists()
+        with platform.fresh_checkout(first) as ours:
+            assert not killed.parent.parent.exists()
+            assert living.exists()
+            assert ours.exists()
+        held[1].kill()
 
 
 def hold_a_checkout(arguments: Mapping[str, Any]) -> None:

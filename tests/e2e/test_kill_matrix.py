@@ -87,9 +87,8 @@ class Rescue(Matrix):
 
 @pytest.fixture(scope="module")
 def nursery() -> Generator[Nursery]:
-    made = Nursery("tests.parts.rescue")
-    yield made
-    made.close()
+    with Nursery("tests.parts.rescue") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

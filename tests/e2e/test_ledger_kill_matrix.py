@@ -16,7 +16,7 @@ from tests.parts import random_deaths
 from tests.parts.killing import Arguments, Matrix
 from tests.parts.ledger import ledger_database
 from tests.parts.nursery import Nursery
-from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, toy_arguments, toy_ledger
+from tests.parts.toys import ToyFile, ToyPlan, ToyWorld, ledger_of, toy_arguments, world_of
 
 LEASE_S = 1.5
 COPYING = threading.Lock()  # Postgres copies a database only while nobody else does
@@ -38,9 +38,8 @@ def copied(template: Address, label: str) -> Address:
 
 @pytest.fixture(scope="module")
 def nursery() -> Generator[Nursery]:
-    made = Nursery("tests.parts.toys")
-    yield made
-    made.close()
+    with Nursery("tests.parts.toys") as made:
+        yield made
 
 
 def matrix(folder: Path, address: Address, nursery: Nursery, kind: str, **plan: Any) -> Matrix:
@@ -57,13 +56,10 @@ def matrix(folder: Path, address: Address, nursery: Nursery, kind: str, **plan: 
         made = ToyPlan(stage=label, database=label, **plan)
         return toy_arguments(world, kind, made, label, LEASE_S)
 
-    def world_of(arguments: Arguments) -> ToyWorld:
-        return ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
-
     return Matrix(
         run="tests.parts.toys:run",
         fresh=fresh,
-        ledger=lambda arguments: toy_ledger(world_of(arguments), LEASE_S),
+        ledger=ledger_of,
         nursery=nursery,
         fingerprint=lambda arguments: [*world_of(arguments).written()],
     )

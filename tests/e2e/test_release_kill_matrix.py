@@ -139,9 +139,8 @@ def lanes(
 
 @pytest.fixture(scope="module")
 def nursery(lanes: dict[str, Lane]) -> Generator[Nursery]:
-    made = Nursery("tests.parts.rescue")
-    yield made
-    made.close()
+    with Nursery("tests.parts.rescue") as made:
+        yield made
 
 
 @pytest.fixture

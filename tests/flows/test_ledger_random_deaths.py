@@ -20,9 +20,8 @@ def address(postgres17: Cluster) -> Generator[Address]:
 
 @pytest.fixture(scope="module")
 def nursery() -> Generator[Nursery]:
-    made = Nursery("tests.parts.toys")
-    yield made
-    made.close()
+    with Nursery("tests.parts.toys") as made:
+        yield made
 
 
 @settings(

@@ -61,7 +61,7 @@ class Matrix:
     def points(self) -> list[str]:
         """Every point of the list: run it clean and read its rows; those of the undo when it does not end as done."""
         arguments = self.fresh("clean")
-        self._finish(self._start(arguments))
+        self._start(arguments).finish(self.patience_s)
         book = Book(self.ledger(arguments), arguments["key"])
         names = [str(step["name"]) for step in book.steps()]
         forward = [f"{name}:{moment}" for name in names for moment in MOMENTS]
@@ -101,27 +101,21 @@ class Matrix:
     def _woken(self, book: "Book", process: Child, arguments: Arguments, point: str) -> list[str]:
         before = (book.told(), book.readings(), self.fingerprint(arguments))
         process.send_signal(signal.SIGCONT)
-        code = self._finish(process)
+        code = process.finish(self.patience_s)
         found = [] if (book.told(), book.readings(), self.fingerprint(arguments)) == before else ["the woken one wrote"]
         return found if point == "settle" or code != 0 else [*found, "the woken one believes that it did it"]
 
     def _again(self, book: "Book", arguments: Arguments) -> list[str]:
         before = (book.told(), self.fingerprint(arguments))
-        self._finish(self._start(arguments))
+        self._start(arguments).finish(self.patience_s)
         found = [] if (book.told(), self.fingerprint(arguments)) == before else ["the same key again did something"]
         following = self.following(arguments)
-        self._finish(self._start(following))
+        self._start(following).finish(self.patience_s)
         ended = Book(book.ledger, following["key"]).operation()["ended_at"]
         return found if ended else [*found, "the next operation did not settle"]
 
     def _start(self, arguments: Arguments, point: str = "", fault: str = "") -> Child:
         return self.nursery.start(self.run, arguments, {**self.environ, "FAULT_AT": point, "FAULT": fault})
-
-    def _finish(self, process: Child) -> int:
-        try:
-            return process.wait(self.patience_s)
-        finally:
-            process.kill()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 ROOT = Path(__file__).parents[2]
 ZOMBIES = 16
@@ -41,6 +41,13 @@ class Child:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         return self.returncode
 
+    def finish(self, timeout: float) -> int:
+        """Its exit code, when it ended; it does not live longer than that."""
+        try:
+            return self.wait(timeout)
+        finally:
+            self.kill()
+
     def send_signal(self, number: int) -> None:
         """While it lives."""
         if self.returncode is None:
@@ -52,7 +59,7 @@ class Child:
 
 
 class Nursery:
-    """The process that forks, as its parent sees it."""
+    """The process that forks, as its parent sees it, while the block lasts."""
 
     def __init__(self, *modules: str) -> None:
         command = [sys.executable, "-m", "tests.parts.nursery", *modules]
@@ -72,7 +79,10 @@ class Nursery:
             raise TimeoutError("the nursery does not answer")
         return child
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End it; children go with their tests."""
         self._process.kill()
         self._process.wait()

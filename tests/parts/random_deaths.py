@@ -53,11 +53,7 @@ def _run(nursery: Nursery, world: ToyWorld, plan: ToyPlan, deaths: list[Death]) 
     arguments = toy_arguments(world, "toy moves", plan, plan.stage)
 
     def ended(act: str, point: str = "") -> int:
-        process = nursery.start(act, arguments, {"FAULT_AT": point, "FAULT": "kill"})
-        try:
-            return process.wait(60)
-        finally:
-            process.kill()
+        return nursery.start(act, arguments, {"FAULT_AT": point, "FAULT": "kill"}).finish(60)
 
     comes = [AGAIN, *(SETTLE if by_reconcile else AGAIN for _, by_reconcile in deaths)]
     points = [*(point for point, _ in deaths), ""]

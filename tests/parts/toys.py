@@ -192,14 +192,19 @@ def toy_arguments(world: ToyWorld, kind: str, plan: ToyPlan, key: str, lease_s: 
 def run(arguments: Mapping[str, Any]) -> None:
     """What a process of its own does: carry out the list `kind` with `plan` under `key`."""
     plan = ToyPlan.model_validate(arguments["plan"])
-    _ledger_of(arguments).carry_out(LISTS[arguments["kind"]], plan, key=arguments["key"])
+    ledger_of(arguments).carry_out(LISTS[arguments["kind"]], plan, key=arguments["key"])
 
 
 def settle(arguments: Mapping[str, Any]) -> None:
     """What another does: reconcile until nothing is open."""
-    reconcile(_ledger_of(arguments))
+    reconcile(ledger_of(arguments))
 
 
-def _ledger_of(arguments: Mapping[str, Any]) -> Ledger:
-    world = ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
-    return toy_ledger(world, arguments["lease_s"])
+def ledger_of(arguments: Mapping[str, Any]) -> Ledger:
+    """The ledger that they act on."""
+    return toy_ledger(world_of(arguments), arguments["lease_s"])
+
+
+def world_of(arguments: Mapping[str, Any]) -> ToyWorld:
+    """The world that they act in."""
+    return ToyWorld(Path(arguments["folder"]), Address.from_json(arguments["address"]))
